@@ -6,6 +6,7 @@ next to every output. `digest` names a configuration in dataset.json and in MLfl
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
@@ -28,6 +29,11 @@ Range = tuple[float, float]
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says which key and why."""
+
+
+def _kind_by_default(kind: str) -> BeforeValidator:
+    """`--set train.model.width=32` need not say which kind of model the default is."""
+    return BeforeValidator(lambda v: {"kind": kind, **v} if isinstance(v, dict) and "kind" not in v else v)
 
 
 class _Section(BaseModel):
@@ -47,20 +53,52 @@ class SyntheticSource(_Section):
     """Artificial crystals: random atoms of random elements, drawn from a seed."""
 
     kind: Literal["synthetic"] = "synthetic"
-    count: int = Field(1000, ge=0)
-    edge: Range = Field((4.0, 10.0), description="cell edges in Å")
-    angle: Range = Field((80.0, 110.0), description="cell angles in degrees")
-    orthogonal_fraction: float = Field(0.4, ge=0, le=1, description="share of cells with three right angles")
-    volume_per_atom: Range = Field((11.0, 22.0), description="Å³ an atom")
-    max_atoms: int = Field(200, ge=1)
+    count: int = Field(default=1000, ge=0)
+    edge: Range = Field(default=(4.0, 10.0), description="cell edges in Å")
+    angle: Range = Field(default=(80.0, 110.0), description="cell angles in degrees")
+    orthogonal_fraction: float = Field(default=0.4, ge=0, le=1, description="share of cells with three right angles")
+    volume_per_atom: Range = Field(default=(11.0, 22.0), description="Å³ an atom")
+    max_atoms: int = Field(default=200, ge=1)
     elements: tuple[str, ...] = (
         "Li", "B", "C", "N", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "V", "Cr", "Mn", "Fe",
         "Co", "Ni", "Cu", "Zn", "As", "Se", "Br", "Sr", "Zr", "Ag", "Sn", "I", "Ba", "Pb",
     )  # fmt: skip
     elements_per_crystal: tuple[int, int] = (1, 4)
-    min_distance: Range = Field((1.3, 2.2), description="least distance between atoms in Å, drawn per crystal")
-    centrosymmetric_fraction: float = Field(0.5, ge=0, le=1)
-    u_iso: Range = Field((0.005, 0.04), description="Å²")
+    min_distance: Range = Field(default=(1.3, 2.2), description="least distance between atoms in Å, drawn per crystal")
+    centrosymmetric_fraction: float = Field(default=0.5, ge=0, le=1)
+    u_iso: Range = Field(default=(0.005, 0.04), description="Å²")
+
+    @field_validator("edge", "angle", "volume_per_atom", "elements_per_crystal", "min_distance", "u_iso")
+    @classmethod
+    def _from_low_to_high(cls, value: Range) -> Range:
+        if not 0 <= value[0] <= value[1]:
+            raise ValueError(f"a range goes from low to high and starts at 0 or above, not {list(value)}")
+        return value
+
+    @field_validator("edge", "volume_per_atom", "elements_per_crystal")
+    @classmethod
+    def _above_zero(cls, value: Range) -> Range:
+        if value[0] == 0:
+            raise ValueError("must be above 0")
+        return value
+
+    @field_validator("angle")
+    @classmethod
+    def _angles_that_close(cls, value: Range) -> Range:
+        # three angles of the low end make a cell; nearly flat ones are no use to anyone
+        if not (value[0] >= 20 and value[0] <= 119 and value[1] <= 160):
+            raise ValueError(f"cell angles must lie from 20° to 160° and begin at 119° at most, not {list(value)}")
+        return value
+
+    @field_validator("elements")
+    @classmethod
+    def _known_elements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        import gemmi
+
+        wrong = [symbol for symbol in value if gemmi.Element(symbol).name != symbol or symbol in ("X", "D")]
+        if wrong or not value:
+            raise ValueError(f"must name elements as in the periodic table; wrong: {', '.join(wrong) or 'none given'}")
+        return value
 
 
 class CifSource(_Section):
@@ -77,16 +115,16 @@ Source = Annotated[PrototypesSource | SyntheticSource | CifSource, Field(discrim
 class Limits(_Section):
     """What is over a limit is rejected as too_large."""
 
-    max_atoms: int = Field(5000, ge=1, description="in the whole cell")
-    max_volume: float = Field(100_000.0, gt=0, description="Å³")
-    max_bytes: int = Field(20_000_000, ge=1, description="of one CIF")
+    max_atoms: int = Field(default=5000, ge=1, description="in the whole cell")
+    max_volume: float = Field(default=100_000.0, gt=0, description="Å³")
+    max_bytes: int = Field(default=20_000_000, ge=1, description="of one CIF")
 
 
 class SplitConfig(_Section):
     """Shares of validation and test; all crystals of one reduced formula fall in the same split."""
 
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.1, ge=0, lt=1)
+    val: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _leaves_training(self) -> SplitConfig:
@@ -99,18 +137,18 @@ class IngestConfig(_Section):
     sources: tuple[Source, ...] = (PrototypesSource(), SyntheticSource())
     limits: Limits = Limits()
     split: SplitConfig = SplitConfig()
-    rows_per_part: int = Field(256, ge=1, description="crystals a catalogue file; the unit of work")
+    rows_per_part: int = Field(default=256, ge=1, description="crystals a catalogue file; the unit of work")
 
 
 # -- grids -----------------------------------------------------------------------------------
 
 
 class GenerateConfig(_Section):
-    grid: Annotated[GridSpec, Field(discriminator="kind")] = FixedGrid(32)
-    d_min: float = Field(1.0, gt=0, description="Å")
-    default_u_iso: float = Field(0.02, ge=0, description="Å², for atoms whose displacement is not known")
-    max_grid_points: int = Field(4_000_000, ge=64, description="crystals that need a larger grid are rejected")
-    rows_per_shard: int = Field(256, ge=1)
+    grid: Annotated[GridSpec, Field(discriminator="kind"), _kind_by_default("fixed")] = FixedGrid(32)
+    d_min: float = Field(default=1.0, gt=0, description="Å")
+    default_u_iso: float = Field(default=0.02, ge=0, description="Å², for atoms whose displacement is not known")
+    max_grid_points: int = Field(default=4_000_000, ge=64, description="crystals that need a larger grid are rejected")
+    rows_per_shard: int = Field(default=256, ge=1)
 
 
 # -- models and training ---------------------------------------------------------------------
@@ -127,13 +165,13 @@ class UNetConfig(_Section):
     """3D U-Net (Çiçek et al. 2016)."""
 
     kind: Literal["unet"] = "unet"
-    width: int = Field(16, ge=1, description="channels at full resolution; doubled at each level")
-    depth: int = Field(3, ge=1, description="levels, the full-resolution one included")
+    width: int = Field(default=16, ge=1, description="channels at full resolution; doubled at each level")
+    depth: int = Field(default=3, ge=1, description="levels, the full-resolution one included")
     padding: Literal["periodic", "zero"] = "periodic"
     norm: Literal["group", "batch", "none"] = "group"
 
 
-ModelConfig = Annotated[MlpConfig | UNetConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[MlpConfig | UNetConfig, Field(discriminator="kind"), _kind_by_default("unet")]
 
 
 class TrainConfig(_Section):
@@ -141,40 +179,44 @@ class TrainConfig(_Section):
     input: Literal["intensities", "amplitudes", "patterson", "zero_phase"] = "intensities"
     loss: Literal["mse", "mse_any_origin"] = "mse"
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    l2: float = Field(0.0, ge=0, description="scikit-learn's alpha: l2 / (2 · batch) · |W|² is added to the loss")
-    batch_size: int = Field(8, ge=1)
-    epochs: int = Field(5, ge=1)
-    max_minutes: float | None = Field(None, gt=0, description="no new epoch is begun after this time")
-    workers: int = Field(1, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    l2: float = Field(
+        default=0.0, ge=0, description="scikit-learn's alpha: l2 / (2 · batch) · |W|² is added to the loss"
+    )
+    batch_size: int = Field(default=8, ge=1)
+    epochs: int = Field(default=5, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0, description="no new epoch is begun after this time")
+    workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
-    threads_per_worker: int | None = Field(None, ge=1, description="default: the cores shared out")
-    max_failures: int = Field(1, ge=0, description="restarts from the last checkpoint")
-    seed: int | None = Field(None, description="default: the run's seed")
+    threads_per_worker: int | None = Field(default=None, ge=1, description="default: the cores shared out")
+    max_failures: int = Field(default=1, ge=0, description="restarts from the last checkpoint")
+    seed: int | None = Field(default=None, description="default: the run's seed")
 
 
 class EvaluateConfig(_Section):
     split: Literal["train", "val", "test"] = "test"
-    max_crystals: int | None = Field(None, ge=1)
-    examples: int = Field(4, ge=1, description="crystals drawn in the report")
+    max_crystals: int | None = Field(default=None, ge=1)
+    examples: int = Field(default=4, ge=1, description="crystals drawn in the report")
 
 
 class RayConfig(_Section):
-    address: str | None = Field(None, description="None: the cluster this runs in, else a private local one")
-    num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a private cluster; default max(4, cores)")
-    actors: int | None = Field(None, ge=1, description="of the computing stages; default: one a CPU")
+    address: str | None = Field(default=None, description="None: the cluster this runs in, else a private local one")
+    num_cpus: int | None = Field(
+        default=None, ge=1, description="logical CPUs of a private cluster; default max(4, cores)"
+    )
+    actors: int | None = Field(default=None, ge=1, description="of the computing stages; default: one a CPU")
 
 
 class TrackingConfig(_Section):
-    uri: str | None = Field(None, description="default: sqlite in the output folder")
+    uri: str | None = Field(default=None, description="default: sqlite in the output folder")
     experiment: str = "phaseray"
 
 
 class Config(_Section):
     """One run."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     ray: RayConfig = RayConfig()
     tracking: TrackingConfig = TrackingConfig()
     ingest: IngestConfig = IngestConfig()
@@ -208,7 +250,7 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), model: type[_Mo
         if not isinstance(data, dict):
             raise ConfigError(f"{path} must hold keys and values, not {type(data).__name__}")
     for override in overrides:
-        _apply(data, override)
+        _apply(data, override, model)
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -217,27 +259,42 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), model: type[_Mo
         raise ConfigError("\n".join([f"{where} cannot be used:", *lines])) from error
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
+def _apply(data: dict[str, Any], override: str, model: type[BaseModel]) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
         raise ConfigError(f"an override reads key=value, not {override!r}")
-    *parents, last = key.split(".")
-    for name in parents:
-        child: Any = data[int(name)] if isinstance(data, list) and name.isdigit() else data.setdefault(name, {})
-        if not isinstance(child, dict | list):
-            raise ConfigError(f"override {override!r}: {name} holds no keys")
-        data = child  # type: ignore[assignment]
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML") from error
     if isinstance(value, str):
         # YAML 1.1 reads 1e-3 as a string
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
-    data[last] = value
+    keys = path.split(".")
+    inner: Any = data
+    for i, key in enumerate(keys):
+        at: Any = key
+        if isinstance(inner, list):
+            if not (key.isdigit() and int(key) < len(inner)):
+                raise ConfigError(f"override {override!r}: {'.'.join(keys[:i])} has {len(inner)} items, no {key!r}")
+            at = int(key)
+        elif not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {'.'.join(keys[:i])} holds no keys")
+        if i == len(keys) - 1:
+            inner[at] = value
+        elif isinstance(inner, dict) and inner.get(at) is None:
+            # items of a list are reached one by one, so the default list has to be there
+            inner[at] = _default(model, keys[: i + 1]) if keys[i + 1].isdigit() else {}
+        if i < len(keys) - 1:
+            inner = inner[at]
+
+
+def _default(model: type[BaseModel], keys: Sequence[str]) -> Any:
+    value: Any = model().model_dump(mode="json")
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return {} if value is None else value
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,7 @@ class FixedGrid:
 
     n: int = 32
     kind: Literal["fixed"] = "fixed"
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if self.n < 4 or self.n % 2:
@@ -37,7 +37,7 @@ class SpacingGrid:
     points_per_d_min: float = 2.7
     multiple: int = 4
     kind: Literal["spacing"] = "spacing"
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if not self.points_per_d_min >= 2:

@@ -1,0 +1,205 @@
+"""Shards to batches: seeded, of one grid shape each, the same number of steps for every rank.
+
+An epoch is cut into windows of a few files of one shape. Windows come in seeded order, rows within
+a window are shuffled, and each window is cut into steps of batch_size * world crystals, of which
+every rank takes its share. So only a window is in memory at a time, the order depends on (seed,
+epoch) alone, and ranks can never disagree on the number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phaseray.config import ConfigError
+from phaseray.diffraction.grid import Shape
+from phaseray.pipeline.storage import read_json
+
+WINDOW_BYTES = 256_000_000  # of float32 grids; what one loading task holds
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crystals of one grid shape.
+
+    amplitude : (B, nx, ny, nz // 2 + 1) float32, electrons
+    density : (B, nx, ny, nz) float32, e/Å³
+    volume : (B,) float64, Å³
+    cell : (B, 6) float64
+    numbers, positions : B arrays, (n,) and (n, 3)
+    """
+
+    shape: Shape
+    ids: list[str]
+    amplitude: np.ndarray
+    density: np.ndarray
+    volume: np.ndarray
+    cell: np.ndarray
+    numbers: list[np.ndarray]
+    positions: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Some files of one shape, and which of their rows (concatenated) make each batch."""
+
+    files: tuple[str, ...]
+    batches: tuple[tuple[int, ...], ...]
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """A finished folder of shards; ConfigError where there is none."""
+    path = Path(path).absolute()
+    if not (path / "dataset.json").exists():
+        raise ConfigError(
+            f"{path} holds no finished shards (no dataset.json): run `phaseray generate --out {path}` first"
+        )
+    return Dataset(str(path), read_json(path / "dataset.json"))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What dataset.json says, and batches from the files it lists. Cheap to send to workers."""
+
+    path: str
+    info: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return str(self.info["dataset_digest"])
+
+    @property
+    def d_min(self) -> float:
+        return float(self.info["d_min"])
+
+    @property
+    def shapes(self) -> dict[Shape, int]:
+        """Grid shape to number of crystals."""
+        return {tuple(int(n) for n in name.split("x")): count for name, count in self.info["shapes"].items()}  # type: ignore[misc]
+
+    def count(self, split: str) -> int:
+        return int(self.info["split"][split])
+
+    def steps(self, split: str, batch_size: int, world: int = 1) -> int:
+        """Batches that each rank gets in an epoch."""
+        return sum(len(w.batches) for w in self._windows(split, batch_size, 0, 0, 0, world, False))
+
+    def batches(
+        self, split: str, batch_size: int, *, seed: int = 0, epoch: int = 0, rank: int = 0, world: int = 1,
+        shuffle: bool = True,
+    ) -> Iterator[Batch]:  # fmt: skip
+        """The batches of one epoch for one rank.
+
+        With several ranks up to world - 1 crystals a window are left out of an epoch (others in
+        the next), so that all ranks take equally many steps. Streams through Ray Data where Ray
+        runs; the batches are the same without.
+        """
+        windows = self._windows(split, batch_size, seed, epoch, rank, world, shuffle)
+        tables = _stream(self.path, windows) if _ray_runs() else (_read(self.path, w) for w in windows)
+        for window, table in zip(windows, tables, strict=True):
+            start = 0
+            for rows in window.batches:
+                yield _batch(table.slice(start, len(rows)))
+                start += len(rows)
+
+    def _windows(
+        self, split: str, batch_size: int, seed: int, epoch: int, rank: int, world: int, shuffle: bool
+    ) -> list[_Window]:
+        rng = np.random.default_rng([seed, epoch])
+        windows = []
+        by_shape: dict[Shape, list[dict[str, Any]]] = {}
+        for file in self.info["files"]:
+            if file["split"] == split and file["rows"]:
+                by_shape.setdefault(tuple(file["shape"]), []).append(file)
+        for shape, files in by_shape.items():
+            order = rng.permutation(len(files)) if shuffle else np.arange(len(files))
+            room = max(1, int(WINDOW_BYTES / (6 * np.prod(shape))))  # 4 bytes density, 2 amplitude
+            chosen: list[dict[str, Any]] = []
+            for i, index in enumerate(order):
+                chosen.append(files[index])
+                last = i + 1 == len(order)
+                if last or sum(f["rows"] for f in chosen) + files[order[i + 1]]["rows"] > room:
+                    n = sum(f["rows"] for f in chosen)
+                    rows = rng.permutation(n) if shuffle else np.arange(n)
+                    cuts = _cut(rows, batch_size, rank, world)
+                    windows.append(_Window(tuple(f["file"] for f in chosen), cuts))
+                    chosen = []
+        if shuffle:
+            windows = [windows[i] for i in rng.permutation(len(windows))]
+        return [w for w in windows if w.batches]
+
+
+def _cut(rows: np.ndarray, batch_size: int, rank: int, world: int) -> tuple[tuple[int, ...], ...]:
+    rows = rows[: len(rows) // world * world]
+    steps = (rows[i : i + batch_size * world] for i in range(0, len(rows), batch_size * world))
+    return tuple(tuple(int(r) for r in step[rank::world]) for step in steps)
+
+
+def _read(path: str, window: _Window) -> pa.Table:
+    """The rows of a window, in the order of its batches."""
+    columns = ["id", "amplitude", "density", "volume", "cell", "numbers", "positions"]
+    tables = [pq.read_table(Path(path) / file, columns=columns, partitioning=None) for file in window.files]
+    # the metadata of files differ (rejections); their columns do not
+    table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables])
+    return table.take(np.concatenate([np.asarray(b) for b in window.batches]))
+
+
+def _ray_runs() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
+
+
+def _stream(path: str, windows: list[_Window]) -> Iterator[pa.Table]:
+    """The windows' tables, in order, read by Ray Data tasks ahead of their use."""
+    import ray
+
+    def read(row: dict[str, Any]) -> dict[str, Any]:
+        return {"window": _to_bytes(_read(path, windows[int(row["id"])]))}
+
+    if not windows:
+        return
+    order = ray.data.range(len(windows), override_num_blocks=len(windows))
+    order.context.enable_progress_bars = False
+    order.context.execution_options.preserve_order = True
+    for row in order.map(read, num_cpus=0.5).iter_rows(prefetch_batches=1):
+        yield _from_bytes(row["window"])
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_bytes(content: bytes) -> pa.Table:
+    return pa.ipc.open_stream(pa.py_buffer(content)).read_all()
+
+
+def _batch(table: pa.Table) -> Batch:
+    def tensors(name: str) -> np.ndarray:
+        array = table[name].combine_chunks()
+        array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+        return array.to_numpy_ndarray()
+
+    amplitude, density = tensors("amplitude"), tensors("density")
+    return Batch(
+        shape=density.shape[1:],
+        ids=table["id"].to_pylist(),
+        amplitude=amplitude,
+        density=density,
+        volume=table["volume"].to_numpy(),
+        cell=np.asarray(table["cell"].combine_chunks().flatten()).reshape(-1, 6),
+        numbers=[np.asarray(n.values) for n in table["numbers"]],
+        positions=[np.asarray(p.values.flatten()).reshape(-1, 3) for p in table["positions"]],
+    )

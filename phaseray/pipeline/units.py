@@ -1,0 +1,67 @@
+"""Units of work on Ray Data: each unit writes one file, whole or not at all, and is done once.
+
+A unit that ran twice (a killed worker, a lost node) writes the same bytes to the same name, so
+"exactly once" needs no transaction: what stands under its final name is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy
+
+
+class UnitWorker(Protocol):
+    """Lives in an actor; does units one after the other."""
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        """Do the unit, write its file, return what there is to report (JSON-like)."""
+        ...
+
+
+class _Adapter:
+    """A UnitWorker as Ray Data wants it: a table of one row in, a table of one row out."""
+
+    def __init__(self, worker: type, arguments: tuple[Any, ...]) -> None:
+        self.worker = worker(*arguments)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import json
+
+        reports = [json.dumps(self.worker(json.loads(unit))) for unit in batch["unit"].to_pylist()]
+        return pa.table({"report": reports})
+
+
+def run_units(
+    worker: type, arguments: tuple[Any, ...], units: Sequence[dict[str, Any]], *, actors: int, num_gpus: float = 0
+) -> Iterator[dict[str, Any]]:
+    """Reports of all units, as they come.
+
+    Parameters
+    ----------
+    worker : type
+        A UnitWorker class; built once in each actor with `arguments`.
+    actors : int
+        Size of the actor pool, at one CPU each.
+    """
+    import json
+
+    if not units:
+        return
+    table = pa.table({"unit": [json.dumps(unit) for unit in units]})
+    blocks = [table.slice(i, 1) for i in range(len(units))]
+    reports = ray.data.from_arrow(blocks).map_batches(
+        _Adapter,
+        fn_constructor_args=(worker, arguments),
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(size=min(actors, len(units))),
+        num_cpus=1,
+        num_gpus=num_gpus or None,
+    )
+    for row in reports.iter_rows():
+        yield json.loads(row["report"])

@@ -1,0 +1,57 @@
+"""Array modules and private Ray clusters for the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(os.environ.get("PHASERAY_SHARED", Path(__file__).parents[1].parent / "shared"))
+
+
+def _cupy():
+    from phaseray import backend
+
+    xp = backend.gpu()
+    if xp is None:
+        pytest.skip("no CUDA device with CuPy")
+    return xp
+
+
+@pytest.fixture(params=["numpy", "strict", pytest.param("cupy", marks=pytest.mark.gpu)])
+def xp(request: pytest.FixtureRequest):
+    """The same test on NumPy, on array-api-strict (which allows only what CuPy has too), and on CuPy."""
+    if request.param == "numpy":
+        return np
+    if request.param == "strict":
+        return pytest.importorskip("array_api_strict")
+    return _cupy()
+
+
+@pytest.fixture
+def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A HOME of the test's own, so that tokens and addresses of other clusters are neither read nor written.
+
+    The path is short: Ray puts Unix sockets below it, and those hold 107 characters.
+    """
+    home = Path(tempfile.mkdtemp(prefix="pr"))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("RAY_TMPDIR", str(home))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real crystals beside the project."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no shared data in {SHARED} (set PHASERAY_SHARED)")
+    return SHARED / "data"

@@ -21,7 +21,7 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 __all__ = [
     "Config", "ConfigError", "EvaluateConfig", "FixedGrid", "GenerateConfig", "IngestConfig", "Limits",
     "MlpConfig", "ModelConfig", "RayConfig", "Source", "SpacingGrid", "SplitConfig", "TrackingConfig",
-    "TrainConfig", "UNetConfig", "digest", "load", "to_yaml",
+    "TrainConfig", "UNetConfig", "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -257,6 +257,11 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), model: type[_Mo
         where = str(path) if path is not None else "the configuration"
         lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ConfigError("\n".join([f"{where} cannot be used:", *lines])) from error
+
+
+def shipped(name: str) -> Path:
+    """The path of a configuration that comes with the package, such as "demo"."""
+    return Path(__file__).with_name("configs") / f"{name}.yaml"
 
 
 def _apply(data: dict[str, Any], override: str, model: type[BaseModel]) -> None:

@@ -42,8 +42,11 @@ REJECTION_CODES: Mapping[str, str] = {
     "internal": "an unforeseen error in the reader; please report the file",
 }
 
+# The isotopes that have names in pymatgen.
+_ISOTOPES = {"D": 2, "T": 3}
 
-class Rejection(ValueError):
+
+class Rejection(ValueError):  # noqa: N818 - an outcome, not an error
     """An input that does not give a crystal.
 
     Attributes
@@ -103,10 +106,10 @@ class Crystal:
     cell: Floats
     numbers: Ints
     positions: Floats
-    occupancy: Floats = field(default=None)  # type: ignore[assignment]
-    u_iso: Floats = field(default=None)  # type: ignore[assignment]
+    occupancy: Floats = field(default=None)  # type: ignore[arg-type]
+    u_iso: Floats = field(default=None)  # type: ignore[arg-type]
     u_aniso: Floats | None = None
-    isotopes: Ints = field(default=None)  # type: ignore[assignment]
+    isotopes: Ints = field(default=None)  # type: ignore[arg-type]
     space_group: str | None = None
     space_group_number: int | None = None
     id: str = ""
@@ -115,7 +118,7 @@ class Crystal:
 
     def __post_init__(self) -> None:
         def put(name: str, value: ArrayLike, dtype: type, shape: tuple[int, ...]) -> None:
-            array = np.array(value, dtype=dtype)
+            array: NDArray[Any] = np.array(value, dtype=dtype)
             if array.shape != shape:
                 raise ValueError(f"Crystal.{name} has shape {array.shape}, expected {shape}")
             if not np.isfinite(array).all():
@@ -126,7 +129,9 @@ class Crystal:
         put("cell", self.cell, np.float64, (6,))
         n = len(np.atleast_1d(np.asarray(self.numbers)))
         put("numbers", self.numbers, np.int64, (n,))
-        put("positions", np.asarray(self.positions, np.float64).reshape(-1, 3) % 1.0, np.float64, (n, 3))
+        positions = np.asarray(self.positions, np.float64).reshape(-1, 3) % 1.0
+        positions[positions == 1.0] = 0.0  # -1e-17 % 1.0 is 1.0
+        put("positions", positions, np.float64, (n, 3))
         put("occupancy", np.ones(n) if self.occupancy is None else self.occupancy, np.float64, (n,))
         put("isotopes", np.zeros(n, int) if self.isotopes is None else self.isotopes, np.int64, (n,))
         if self.u_aniso is not None:
@@ -141,6 +146,13 @@ class Crystal:
             raise ValueError("Crystal.occupancy must be over 0 and at most 1")
         if self.u_iso is None:
             put("u_iso", np.zeros(n) if self.u_aniso is None else self._u_equivalent(), np.float64, (n,))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # pickle gives writeable arrays back
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+        self.__dict__.update(state)
 
     # -- geometry ---------------------------------------------------------------------------
 
@@ -205,14 +217,16 @@ class Crystal:
     def _u_equivalent(self) -> Floats:
         """U_eq = trace of the Cartesian tensor / 3 (Fischer & Tillmanns 1988)."""
         assert self.u_aniso is not None
-        return (self.cartesian_u() * np.eye(3)).sum((1, 2)) / 3
+        u_equivalent: Floats = np.trace(self.cartesian_u(), axis1=1, axis2=2) / 3
+        return u_equivalent
 
     def cartesian_u(self) -> Floats:
         """(n, 3, 3) displacement tensors in Å² on the Cartesian axes of `orthogonalization`."""
         if self.u_aniso is None:
             return self.u_iso[:, None, None] * np.eye(3)
         m = self.orthogonalization * np.sqrt(np.diag(self.reciprocal_metric))
-        return np.einsum("ij,njk,lk->nil", m, symmetric_tensors(self.u_aniso), m)
+        cartesian: Floats = np.einsum("ij,njk,lk->nil", m, symmetric_tensors(self.u_aniso), m)
+        return cartesian
 
     def with_default_u_iso(self, u_iso: float) -> Crystal:
         """The same crystal with `u_iso` (Å²) for the atoms of which nothing is known (0)."""
@@ -231,11 +245,19 @@ class Crystal:
         """From a pymatgen Structure; a disordered site gives an atom a species.
 
         `known` sets further fields (id, source, space_group, …). Site property "u_iso" (Å²) is
-        kept. Oxidation states are dropped.
+        kept. Oxidation states are dropped. Cells are right-handed here: a structure on left-handed
+        axes is turned to the opposite axes, so that its hand stays the same.
         """
+        hand = np.sign(np.linalg.det(structure.lattice.matrix))
         rows = [
-            (species.Z, site.frac_coords, amount, 2 if getattr(species, "symbol", "") == "D" else 0,
-             float(site.properties.get("u_iso") or 0.0))
+            # a Species keeps its isotope in `element`; `symbol` of both is H
+            (
+                species.Z,
+                hand * site.frac_coords,
+                amount,
+                _ISOTOPES.get(getattr(species, "element", species).name, 0),
+                float(site.properties.get("u_iso") or 0.0),
+            )
             for site in structure
             for species, amount in site.species.items()
         ]
@@ -254,7 +276,9 @@ class Crystal:
         from pymatgen.core import Element, Lattice, Structure
 
         def element(i: int) -> Element:
-            return Element("D") if self.numbers[i] == 1 and self.isotopes[i] == 2 else Element.from_Z(int(self.numbers[i]))
+            if self.numbers[i] == 1 and self.isotopes[i] in _ISOTOPES.values():
+                return Element("D" if self.isotopes[i] == 2 else "T")
+            return Element.from_Z(int(self.numbers[i]))
 
         shared = np.arange(self.n_atoms)
         if (self.occupancy < 1).any():
@@ -266,7 +290,7 @@ class Crystal:
         for first in np.unique(shared):
             members = np.flatnonzero(shared == first)
             mixture: dict[Element, float] = {}
-            for i in members:
+            for i in members.tolist():
                 mixture[element(i)] = mixture.get(element(i), 0.0) + float(self.occupancy[i])
             species.append(mixture)
             positions.append(self.positions[first])
@@ -291,7 +315,8 @@ def isotropic_u_aniso(cell: ArrayLike, u_iso: ArrayLike) -> Floats:
     metric = inverse @ inverse.T
     lengths = np.sqrt(np.diag(metric))
     cosines = (metric / np.outer(lengths, lengths))[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
-    return np.multiply.outer(np.asarray(u_iso, float), cosines)
+    u_aniso: Floats = np.multiply.outer(np.asarray(u_iso, float), cosines)
+    return u_aniso
 
 
 def _cell_is_possible(cell: Floats) -> bool:
@@ -302,4 +327,5 @@ def _cell_is_possible(cell: Floats) -> bool:
 
 
 def _amount(value: float) -> str:
-    return f"{value:.3f}".rstrip("0").rstrip(".")
+    text = f"{value:.3f}".rstrip("0").rstrip(".")
+    return "" if text == "1" else text

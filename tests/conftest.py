@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Ray reads its authentication mode once, when it is imported, and caches the token: both must
+# stand before, and be the same for this process and the clusters that its tests start.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 SHARED = Path(os.environ.get("PHASERAY_SHARED", Path(__file__).parents[1].parent / "shared"))
 
@@ -42,8 +49,6 @@ def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="pr"))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("RAY_TMPDIR", str(home))
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield home
     shutil.rmtree(home, ignore_errors=True)

@@ -22,21 +22,20 @@ def connected(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Ray's own default depends on who started it first; tokens are what cluster/ uses as well
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # A private cluster turns token authentication on by itself (and would not find a token if the
+    # mode were set here, after Ray has been imported).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, logging_level=logging.WARNING)
+        ray.init(address=address, logging_level=logging.ERROR)
     else:
         # fewer than 4 logical CPUs leave Ray Data and Train waiting for one another
         ray.init(
             address="local",
             num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
             include_dashboard=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
     quiet()
     try:
@@ -52,7 +51,7 @@ def quiet() -> None:
     context.print_on_execution_start = False
     context.enable_fallback_to_arrow_object_ext_type = False
     for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def computing_actors(config: RayConfig) -> int:

@@ -33,6 +33,7 @@ class Batch:
     volume : (B,) float64, Å³
     cell : (B, 6) float64
     numbers, positions : B arrays, (n,) and (n, 3)
+    formulas, space_groups : B strings; None where the space group is not known
     """
 
     shape: Shape
@@ -43,6 +44,8 @@ class Batch:
     cell: np.ndarray
     numbers: list[np.ndarray]
     positions: list[np.ndarray]
+    formulas: list[str]
+    space_groups: list[str | None]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -146,7 +149,7 @@ def _cut(rows: np.ndarray, batch_size: int, rank: int, world: int) -> tuple[tupl
 
 def _read(path: str, window: _Window) -> pa.Table:
     """The rows of a window, in the order of its batches."""
-    columns = ["id", "amplitude", "density", "volume", "cell", "numbers", "positions"]
+    columns = ["id", "amplitude", "density", "volume", "cell", "numbers", "positions", "formula", "space_group"]
     tables = [pq.read_table(Path(path) / file, columns=columns, partitioning=None) for file in window.files]
     # the metadata of files differ (rejections); their columns do not
     table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables])
@@ -171,26 +174,24 @@ def _stream(path: str, windows: list[_Window]) -> Iterator[pa.Table]:
     order = ray.data.range(len(windows), override_num_blocks=len(windows))
     order.context.enable_progress_bars = False
     order.context.execution_options.preserve_order = True
-    for row in order.map(read, num_cpus=0.5).iter_rows(prefetch_batches=1):
-        yield _from_bytes(row["window"])
+    read_ahead = order.map(read, num_cpus=0.5)
+    for batch in read_ahead.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for window in batch["window"]:
+            yield pa.ipc.open_stream(window.as_buffer()).read_all()
 
 
 def _to_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def _from_bytes(content: bytes) -> pa.Table:
-    return pa.ipc.open_stream(pa.py_buffer(content)).read_all()
+    return bytes(sink.getvalue())
 
 
 def _batch(table: pa.Table) -> Batch:
     def tensors(name: str) -> np.ndarray:
         array = table[name].combine_chunks()
         array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-        return array.to_numpy_ndarray()
+        return np.asarray(array.to_numpy_ndarray())
 
     amplitude, density = tensors("amplitude"), tensors("density")
     return Batch(
@@ -202,4 +203,6 @@ def _batch(table: pa.Table) -> Batch:
         cell=np.asarray(table["cell"].combine_chunks().flatten()).reshape(-1, 6),
         numbers=[np.asarray(n.values) for n in table["numbers"]],
         positions=[np.asarray(p.values.flatten()).reshape(-1, 3) for p in table["positions"]],
+        formulas=table["formula"].to_pylist(),
+        space_groups=table["space_group"].to_pylist(),
     )

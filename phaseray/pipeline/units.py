@@ -63,5 +63,7 @@ def run_units(
         num_cpus=1,
         num_gpus=num_gpus or None,
     )
-    for row in reports.iter_rows():
-        yield json.loads(row["report"])
+    # no prefetching: its thread outlives the loop, and would start a new Ray after ray.shutdown()
+    for batch in reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for report in batch["report"].to_pylist():
+            yield json.loads(report)

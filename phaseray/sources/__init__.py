@@ -1,0 +1,45 @@
+"""Where crystals come from: CIF files in folders and archives, the AFLOW prototypes, and artificial crystals."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phaseray.sources.cif import read_cif
+    from phaseray.sources.files import InputRef, fetch_inputs, list_inputs, read_input, read_inputs
+    from phaseray.sources.prototypes import prototype
+    from phaseray.sources.synthetic import synthetic_crystal
+
+__all__ = [
+    "InputRef",
+    "fetch_inputs",
+    "list_inputs",
+    "prototype",
+    "read_cif",
+    "read_input",
+    "read_inputs",
+    "synthetic_crystal",
+]
+
+# Loaded on first use: a CIF alone needs none of the others.
+_HOME = {
+    "InputRef": "files",
+    "fetch_inputs": "files",
+    "list_inputs": "files",
+    "prototype": "prototypes",
+    "read_cif": "cif",
+    "read_input": "files",
+    "read_inputs": "files",
+    "synthetic_crystal": "synthetic",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"phaseray.sources.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'phaseray.sources' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,153 @@
+"""The command line: it reads arguments, calls the functions that jobs call too, prints a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="phaseray",
+    help="Learn to recover the phases that X-ray diffraction loses: crystals to shards to networks, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the run; without: the defaults.")]
+Overrides = Annotated[list[str], typer.Option("--set", "-s", help="Override a key: --set generate.d_min=1.5")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.")]
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+) -> None:
+    """The whole way on crystals that come with the dependencies: ingest, generate, train, evaluate."""
+    from phaseray import config as configs
+    from phaseray.demo import demo as run
+
+    run(configs.load(config or configs.shipped("demo"), overrides), out)
+
+
+@app.command()
+def ingest(out: Out, config: ConfigFile = None, overrides: Overrides = []) -> None:  # noqa: B006
+    """Crystals from any source to a catalogue: every input ends as ok, or rejected with a reason."""
+    from phaseray.config import load
+    from phaseray.pipeline.catalogue import ingest as run
+    from phaseray.tables import print_facts
+
+    print_facts("catalogue", run(load(config, overrides), out))
+
+
+@app.command()
+def generate(
+    catalogue: Annotated[Path, typer.Option(help="Folder that ingest wrote.")],
+    out: Out,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """A catalogue to shards: amplitudes and densities on grids."""
+    from phaseray.config import load
+    from phaseray.pipeline.shards import generate as run
+    from phaseray.tables import print_facts
+
+    print_facts("shards", run(load(config, overrides), catalogue, out))
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path, typer.Option(help="Folder that generate wrote.")],
+    out: Out,
+    name: Annotated[str | None, typer.Option(help="Which of the config's `models`; without: its `train`.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Train a network on shards with Ray Train; a run of the same folder goes on where it stopped."""
+    from dataclasses import asdict
+
+    from phaseray.config import ConfigError, load
+    from phaseray.tables import print_facts
+    from phaseray.training.ray_train import train as run
+
+    settings = load(config, overrides)
+    if name is not None and name not in settings.models:
+        raise ConfigError(f"the config has no models.{name}; it has: {', '.join(settings.models) or 'none'}")
+    training = settings.models[name] if name else settings.train
+    facts = run(training, dataset, out, seed=settings.seed, ray=settings.ray, tracking=settings.tracking, name=name)
+    print_facts("model", asdict(facts))
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[Path, typer.Option(help="Folder that generate wrote.")],
+    out: Out,
+    model: Annotated[list[str], typer.Option(help="NAME=FOLDER of a trained model; may be repeated.")] = [],  # noqa: B006
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Compare models with each other and with zero phases on one held-out split; writes a report."""
+    from phaseray.config import ConfigError, load
+    from phaseray.comparison import evaluate as run
+    from phaseray.tables import print_scores
+
+    models = {}
+    for item in model:
+        key, separator, folder = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--model reads NAME=FOLDER, not {item!r}")
+        models[key] = Path(folder)
+    print_scores(run(load(config, overrides), dataset, models, out))
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from phaseray import __version__
+
+        typer.echo(f"phaseray {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Exit status: 0 done, 1 failed, 2 bad usage or bad config."""
+    sys.exit(run(app, arguments))
+
+
+def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
+    try:
+        result = command(args=arguments, standalone_mode=False)
+    except Exception as error:
+        return _explain(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    import click
+
+    from phaseray.config import ConfigError
+
+    if isinstance(error, click.ClickException):
+        error.show()
+        return 2
+    if isinstance(error, click.exceptions.Exit):
+        return int(error.exit_code)
+    if isinstance(error, ConfigError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, ValueError | OSError):
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    import traceback
+
+    traceback.print_exception(error)
+    return 1

@@ -1,0 +1,438 @@
+"""The training loop on Ray Train: one worker or many, CPU or GPU, going on after failures.
+
+Every worker runs `loop.fit`; what this module adds is where workers run, how gradients are averaged
+(DDP), a checkpoint an epoch that a failed run restarts from, and progress that reaches the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    get_checkpoint,
+    get_context,
+    report,
+)
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from phaseray.config import RayConfig, TrackingConfig, TrainConfig, digest, to_yaml
+from phaseray.models import parameter_count
+from phaseray.pipeline.cluster import connected
+from phaseray.pipeline.loading import open_dataset
+from phaseray.pipeline.storage import read_json, write_json, write_text
+from phaseray.tracking import Run, flat_params, prepare, run_name
+from phaseray.training import checkpoint
+from phaseray.training.loop import Mean, TrainingData, TrainingState, check_trainable, fit, predict
+
+__all__ = ["TrainResult", "train"]
+
+SECONDS_BETWEEN_LINES = 10.0
+EXAMPLES = 2  # validation crystals drawn at each epoch
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `summary.json` holds.
+
+    Attributes
+    ----------
+    model : path of the folder with the best model (model.safetensors, model.json); `last` is a folder in it
+    best_epoch, best_val_loss : by validation loss, or by training loss where nothing is held out (then None)
+    train_loss : of the best epoch
+    seconds : of training, restarts not counted
+    run_id : of MLflow
+    """
+
+    name: str
+    model: str
+    parameters: int
+    epochs: int
+    best_epoch: int
+    best_val_loss: float | None
+    train_loss: float
+    seconds: float
+    seed: int
+    dataset_digest: str
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker is sent."""
+
+    config: TrainConfig
+    data: TrainingData
+    seed: int
+    run: Run | None
+    lines: Any
+
+
+def train(
+    config: TrainConfig,
+    dataset: str | Path | TrainingData,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    ray: RayConfig | None = None,
+    tracking: TrackingConfig | None = None,
+    name: str | None = None,
+    progress: Callable[[str], None] = print,
+    callbacks: Sequence[Any] = (),
+) -> TrainResult:
+    """Train one network and write the best into `output`.
+
+    A training that was cut off goes on from its last epoch when the same is asked for once more; with
+    more epochs, or more time, a finished one goes on too.
+
+    Parameters
+    ----------
+    dataset : a folder of shards, or anything that keeps the promises of `TrainingData`
+    output
+        Gets model.safetensors and model.json (best), last/ (the same of the last epoch),
+        history.json, summary.json, config.yaml, and ray/ (checkpoints of every epoch). With
+        several machines it must be a folder that all of them see.
+    seed : where `config.seed` is None
+    ray : where to run; a Ray that runs already is used as it is
+    tracking : None for no MLflow
+    name : of the training, in file names and in MLflow; by default what varied, unet-d3-w16-lr1e-3-s0
+    progress : is called with a line of text an epoch, and one every 10 s within
+    callbacks : `ray.train.UserCallback`s, such as Tune's
+
+    Raises
+    ------
+    ValueError
+        The data do not suit the network, training diverged, or a private cluster lacks the CPUs or GPUs.
+    ray.train.TrainingFailedError
+        Workers failed more often than `config.max_failures`.
+    """
+    data = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
+    output = Path(output).absolute()
+    seed = config.seed if config.seed is not None else seed
+    check_trainable(config, data)
+    name = name or run_name(config, seed)
+    key = _key(config, data, seed)
+    write_text(output / "config.yaml", to_yaml(config))
+    ray_config = ray or RayConfig()
+    with connected(ray_config):
+        private = ray_config.address is None and "RAY_ADDRESS" not in os.environ
+        _check_resources(config, private, progress)
+        # how often the controller looks at its workers, and so what a short epoch costs at least; 2 s by default
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        if private:
+            # there is no one to take a private machine away
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        run = _tracked_run(tracking, config, data, dataset, output, seed, name, key)
+        with run.ending() if run else nullcontext():
+            result = _run(config, data, output / "ray", f"{name}-{key[:8]}", seed, run, progress, callbacks)
+            summary = _finish(result, config, data, output, seed, name, run)
+    progress(
+        f"{name}: best of {summary.epochs} epochs is {summary.best_epoch}, "
+        f"{_losses(summary.train_loss, summary.best_val_loss)}, {summary.seconds:.0f} s; model in {output}"
+    )
+    return summary
+
+
+# -- on the driver ---------------------------------------------------------------------------
+
+
+def _key(config: TrainConfig, data: TrainingData, seed: int) -> str:
+    """Trainings of one key differ only in how long and on what they run: one may go on with the other."""
+    how_long_and_where = {
+        "epochs", "max_minutes", "workers", "use_gpu", "threads_per_worker", "max_failures", "seed"
+    }  # fmt: skip
+    return digest(config.model_dump(mode="json", exclude=how_long_and_where), data.digest, seed)
+
+
+def _check_resources(config: TrainConfig, private: bool, progress: Callable[[str], None]) -> None:
+    """Ray would wait for ever for what a private cluster will never have."""
+    have = ray.cluster_resources()
+    wanted = {"CPU": config.workers, **({"GPU": config.workers} if config.use_gpu else {})}
+    for kind, count in wanted.items():
+        if have.get(kind, 0) < count:
+            lack = f"train.workers={config.workers} needs {count} {kind}s, and Ray has {have.get(kind, 0):g}"
+            if private:
+                advice = "set train.use_gpu=false" if kind == "GPU" else "lower train.workers, or raise ray.num_cpus"
+                raise ValueError(f"{lack}: {advice}")
+            progress(f"{lack}: waiting for the cluster to grow")
+
+
+def _tracked_run(
+    tracking_config: TrackingConfig | None, config: TrainConfig, data: TrainingData, dataset: Any, output: Path,
+    seed: int, name: str, key: str,
+) -> Run | None:  # fmt: skip
+    """The MLflow run of this training: that of before where it goes on."""
+    if tracking_config is None:
+        return None
+    store = prepare(tracking_config, output)
+    note = output / "tracking.json"
+    if note.exists():
+        before = read_json(note)
+        if (before["uri"], before["key"]) == (store.uri, key):
+            run = store.resume(before["run_id"])
+            if run:
+                return run
+    run = store.start(
+        run_name(config, seed),
+        params={**flat_params(config), "seed": seed, "d_min": data.d_min},
+        tags={"stage": "train", "model": config.model.kind, "name": name, "dataset_digest": data.digest},
+    )
+    if isinstance(dataset, str | Path):
+        run.dataset(data.digest, dataset)
+    write_json(note, {"uri": store.uri, "run_id": run.run_id, "key": key})
+    return run
+
+
+def _run(
+    config: TrainConfig, data: TrainingData, storage: Path, name: str, seed: int, run: Run | None,
+    progress: Callable[[str], None], callbacks: Sequence[Any],
+) -> Any:  # fmt: skip
+    with _lines_to(progress) as lines:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"task": _Task(config, data, seed, run, lines)},
+            torch_config=TorchConfig(timeout_s=600),
+            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(storage),
+                # tries to start workers last a minute each; without a limit they go on for ever
+                failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=15),
+                # the best, and the last to go on from, which is always kept
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="min"
+                ),
+                logging_config=LoggingConfig(log_level="ERROR"),
+                callbacks=list(callbacks),
+            ),
+        )
+        try:
+            return trainer.fit()
+        except TrainingFailedError as error:
+            for cause in getattr(error, "worker_failures", {}).values():
+                base = getattr(cause, "_base_exc", cause)
+                if isinstance(base, ValueError):
+                    raise type(base)(str(base)) from error
+            raise
+
+
+def _finish(
+    result: Any, config: TrainConfig, data: TrainingData, output: Path, seed: int, name: str, run: Run | None
+) -> TrainResult:
+    with result.checkpoint.as_directory() as folder:
+        model, last = checkpoint.load_checkpoint(folder)
+    checkpoint.save(output / "last", model, last)
+    best, _ = min(result.best_checkpoints, key=lambda pair: pair[1]["score"])
+    with best.as_directory() as folder:
+        model, meta = checkpoint.load_checkpoint(folder)
+    checkpoint.save(output, model, meta)
+    line = meta.history[-1]
+    summary = TrainResult(
+        name=name,
+        model=str(output),
+        parameters=parameter_count(model),
+        epochs=last.epoch,
+        best_epoch=meta.epoch,
+        best_val_loss=line["val_loss"],
+        train_loss=line["train_loss"],
+        seconds=last.seconds,
+        seed=seed,
+        dataset_digest=data.digest,
+        run_id=run.run_id if run else None,
+    )
+    write_json(output / "history.json", list(last.history))
+    write_json(output / "summary.json", asdict(summary))
+    if run:
+        run.metrics(
+            {"best/val_loss": line["val_loss"], "best/train_loss": line["train_loss"], "best/epoch": meta.epoch}
+        )
+        files = [output / checkpoint.MODEL_WEIGHTS, output / checkpoint.MODEL_JSON]
+        run.model(model, meta.shape, files)
+    return summary
+
+
+@contextmanager
+def _lines_to(progress: Callable[[str], None]) -> Iterator[Any]:
+    """An actor that takes lines from workers, and a thread that hands them on to `progress` here."""
+    actor = ray.remote(num_cpus=0)(_Lines).remote()
+    over = threading.Event()
+
+    def hand_on() -> None:
+        try:
+            while not over.wait(0.3):
+                for line in ray.get(actor.take.remote()):
+                    progress(line)
+            for line in ray.get(actor.take.remote(), timeout=5):
+                progress(line)
+        except ray.exceptions.RayError:
+            pass  # Ray is going down; what there was to say is said
+
+    thread = threading.Thread(target=hand_on, daemon=True)
+    thread.start()
+    try:
+        yield actor
+    finally:
+        over.set()
+        thread.join(10)
+        ray.kill(actor)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def put(self, line: str) -> None:
+        self.lines.append(line)
+
+    def take(self) -> list[str]:
+        taken, self.lines = self.lines, []
+        return taken
+
+
+# -- on a worker -----------------------------------------------------------------------------
+
+
+def _worker(received: dict[str, _Task]) -> None:
+    task = received["task"]
+    config, data = task.config, task.data
+    context = get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    # Ray tells OpenMP to take one thread
+    torch.set_num_threads(config.threads_per_worker or max(1, _cores() // context.get_local_world_size()))
+    state = TrainingState.fresh(config, data, seed=task.seed, device=get_device())
+    before = get_checkpoint()
+    if before:
+        with before.as_directory() as folder:
+            state.restore(folder)
+    state.network = prepare_model(state.model, parallel_strategy="ddp" if world > 1 else None)
+    teller = _Teller(task, state, data.steps("train", config.batch_size, world)) if rank == 0 else None
+
+    def on_epoch(state: TrainingState) -> None:
+        line = state.history[-1]
+        metrics = {
+            "epoch": line.epoch,
+            "score": line.score,
+            "train/loss": line.train_loss,
+            "time/epoch_s": line.seconds,
+        }
+        if line.val_loss is not None:
+            metrics["val/loss"] = line.val_loss
+        with tempfile.TemporaryDirectory() as folder:
+            if teller:
+                state.save(folder)
+                teller.epoch(state, metrics)
+            report(metrics, checkpoint=Checkpoint.from_directory(folder) if teller else None)
+
+    fit(
+        state,
+        data,
+        on_epoch=on_epoch,
+        on_step=teller.step if teller else None,
+        rank=rank,
+        world=world,
+        add_up=(lambda mean: _add_up(mean, state.device)) if world > 1 else lambda mean: mean,
+        decide=(lambda stop: _decide(stop, state.device)) if world > 1 else lambda stop: stop,
+    )
+
+
+class _Teller:
+    """Rank 0's voice: lines of progress, and MLflow."""
+
+    def __init__(self, task: _Task, state: TrainingState, steps: int) -> None:
+        self.task, self.steps = task, steps
+        self.first, self.began = state.epoch, time.monotonic()
+        self.spoke = self.epoch_began = time.monotonic()
+        self.example = _example(task.data) if task.run else None
+        if state.epoch:
+            self._say(f"going on after epoch {state.epoch}")
+
+    def step(self, step: int, mean: Mean) -> None:
+        now = time.monotonic()
+        if now - self.spoke >= SECONDS_BETWEEN_LINES and step < self.steps:
+            left = (now - self.epoch_began) / step * (self.steps - step)
+            self._say(f"  step {step} of {self.steps}, loss {mean.value:.4f}, {_time(left)} left in this epoch")
+
+    def epoch(self, state: TrainingState, metrics: dict[str, float]) -> None:
+        line = state.history[-1]
+        config = self.task.config
+        now = time.monotonic()
+        left = (now - self.began) / (line.epoch - self.first) * (config.epochs - line.epoch)
+        if config.max_minutes is not None:
+            left = min(left, max(0.0, 60 * config.max_minutes - state.seconds))
+        losses = _losses(line.train_loss, line.val_loss)
+        self._say(f"epoch {line.epoch} of {config.epochs}: {losses}, {line.seconds:.1f} s, {_time(left)} left")
+        self.epoch_began = now
+        if self.task.run:
+            named = {k: v for k, v in metrics.items() if "/" in k}
+            self.task.run.metrics(named, step=line.epoch)
+            if self.example is not None:
+                self.task.run.image(_sections(state, self.example), step=line.epoch)
+
+    def _say(self, line: str) -> None:
+        self.spoke = time.monotonic()
+        self.task.lines.put.remote(line)
+
+
+def _example(data: TrainingData) -> Any:
+    return (
+        next(iter(data.batches("val", EXAMPLES, seed=0, epoch=0, shuffle=False)), None) if data.count("val") else None
+    )
+
+
+def _sections(state: TrainingState, batch: Any) -> np.ndarray:
+    """(H, W, 3) uint8: a section of the truth beside that of the prediction, a row a crystal, atoms outlined."""
+    from phaseray.evaluation.figures import comparison_image
+
+    (predicted,) = predict(state.model, state.meta, [batch])
+    rows = [
+        comparison_image(*atoms_and_maps, aligned=state.config.loss == "mse_any_origin")
+        for atoms_and_maps in zip(batch.density, predicted, batch.cell, batch.positions, batch.numbers, strict=True)
+    ]
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate(
+        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    )
+
+
+def _add_up(mean: Mean, device: torch.device) -> Mean:
+    sums = torch.tensor([mean.total, mean.count], dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(sums)
+    total, count = sums.tolist()
+    return Mean(total, count)
+
+
+def _decide(stop: bool, device: torch.device) -> bool:
+    word = torch.tensor([stop], dtype=torch.int32, device=device)
+    torch.distributed.broadcast(word, 0)
+    return bool(word.item())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _losses(train: float, val: float | None) -> str:
+    return f"train loss {train:.4f}" + ("" if val is None else f", val loss {val:.4f}")
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

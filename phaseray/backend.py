@@ -33,6 +33,11 @@ def as_complex(real: Array, imaginary: Array) -> Array:
     """real + i imaginary, in the precision of the parts."""
     xp = namespace(real)
     kind = xp.complex64 if real.dtype == xp.float32 else xp.complex128
+    if isinstance(real, np.ndarray):
+        # half the time of the sum below, and where a small crystal spends much of it
+        joined = np.empty(real.shape, kind)
+        joined.real, joined.imag = real, imaginary
+        return joined
     return xp.astype(real, kind) + 1j * xp.astype(imaginary, kind)
 
 

@@ -80,12 +80,12 @@ def prepare(config: TrackingConfig, output: str | Path) -> Store:
     if config.uri is None:
         output.mkdir(parents=True, exist_ok=True)
         location = (output / "mlartifacts").as_uri()
-    mlflow, client = _mlflow(uri)
     try:
+        _, client = _mlflow(uri)
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
             return Store(uri, client.create_experiment(config.experiment, artifact_location=location))
-    except mlflow.exceptions.MlflowException as error:
+    except Exception as error:  # of MLflow, SQLAlchemy, requests or urllib3, as the store may be
         raise ConfigError(f"tracking.uri {uri} cannot be used: {error}") from error
     if experiment.lifecycle_stage != "active":
         raise ConfigError(
@@ -136,10 +136,10 @@ class Run:
         _, client = _mlflow(self.uri)
         client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
 
-    def folder(self, path: str | Path, name: str | None = None) -> None:
-        """Files of a folder as artifacts."""
+    def file(self, path: str | Path, folder: str | None = None) -> None:
+        """A file as an artifact, in `folder` of the run's artifacts."""
         _, client = _mlflow(self.uri)
-        client.log_artifacts(self.run_id, str(path), name)
+        client.log_artifact(self.run_id, str(path), folder)
 
     def model(self, network: nn.Module, shape: Shape, files: Sequence[str | Path] = ()) -> str:
         """Log the network with its signature; returns the model's URI.
@@ -246,6 +246,8 @@ def _mlflow(uri: str) -> tuple[Any, MlflowClient]:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # a server that does not answer is given half a minute; by default it is four
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     import mlflow
 
     for name in ("mlflow", "alembic", "mlflow.store.db.utils"):

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +41,38 @@ def xp(request: pytest.FixtureRequest):
     return _cupy()
 
 
-@pytest.fixture
-def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@contextmanager
+def own_home() -> Iterator[Path]:
     """A HOME of the test's own, so that tokens and addresses of other clusters are neither read nor written.
 
     The path is short: Ray puts Unix sockets below it, and those hold 107 characters.
     """
     home = Path(tempfile.mkdtemp(prefix="pr"))
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("RAY_TMPDIR", str(home))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    yield home
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("RAY_TMPDIR", str(home))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield home
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def private_home() -> Iterator[Path]:
+    with own_home() as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A private Ray of four logical CPUs for the tests of one module."""
+    import ray
+
+    from phaseray.config import RayConfig
+    from phaseray.pipeline.cluster import connected
+
+    assert not ray.is_initialized()
+    with own_home(), connected(RayConfig(num_cpus=4)):
+        yield
 
 
 @pytest.fixture

@@ -144,11 +144,11 @@ def _main_table(evaluation: Evaluation) -> Table:
 
 def _crystal_table(evaluation: Evaluation) -> Table:
     columns = {model: evaluation.of(model) for model in evaluation.models}
-    headings = ["crystal", "formula (cell)", "sites", *(f"{model}: map_cc, atoms" for model in columns), "trivial"]
+    headings = ["crystal", "formula (cell)", "sites", *columns, "trivial"]
     rows = []
     for i, first in enumerate(columns[ZERO_PHASES]):
         scores = [f"{_fixed(s[i].map_cc)}, {_fixed(s[i].atoms_found)}" for s in columns.values()]
-        rows.append([first.id, first.formula, str(first.n_sites), *scores, "trivial" if first.trivial else ""])
+        rows.append([first.id, first.formula, str(first.n_sites), *scores, "yes" if first.trivial else ""])
     return Table(headings, rows)
 
 
@@ -201,8 +201,8 @@ def _standing_limits(evaluation: Evaluation) -> list[str]:
     if hidden:
         told.insert(
             0,
-            f"On {hidden} of {n} {_plural(n, 'crystal')} even the true map, cut off at this resolution, does not show 80 % "
-            "of the atoms (ripples around heavy atoms hide light ones): no prediction of these can count as solved.",
+            f"On {hidden} of {n} {_plural(n, 'crystal')} even the true map, cut off at this resolution, does not show "
+            "80 % of the atoms (ripples around heavy atoms hide light ones): no prediction of these counts as solved.",
         )
     if hard:
         told.insert(

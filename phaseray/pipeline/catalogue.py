@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,25 +102,12 @@ def _plan(config: Config, out: Path) -> int:
     """Write inputs.parquet, once; the number of inputs."""
     path = out / "inputs.parquet"
     if not path.exists():
-        refs = [ref for source in config.ingest.sources for ref in list_inputs(source, config.seed)]
-        refs = list(_unique(refs))
+        refs = list(list_inputs(config.ingest.sources, config.seed))
         if not refs:
             raise ConfigError("ingest.sources give no crystal at all")
         table = pa.Table.from_pylist([asdict(ref) for ref in refs])
         write_table(path, table, row_group_size=config.ingest.rows_per_part)
     return int(pq.read_metadata(path).num_rows)
-
-
-def _unique(refs: list[InputRef]) -> Iterator[InputRef]:
-    """Two sources may give the same id (two folders of one name): later ones get an ordinal."""
-    seen: Counter[str] = Counter()
-    for ref in refs:
-        seen[ref.id] += 1
-        if seen[ref.id] == 1:
-            yield ref
-        else:
-            fields = asdict(ref) | {"id": f"{ref.id}#{seen[ref.id]}"}
-            yield InputRef(**fields)
 
 
 class _PartWriter:
@@ -144,14 +130,6 @@ class _PartWriter:
 
     def _row(self, ref: InputRef, result: Crystal | Rejection, sha256: str) -> dict[str, Any]:
         known = {"id": ref.id, "uri": ref.uri, "member": ref.member, "sha256": sha256, "source": ref.kind}
-        if isinstance(result, Crystal):
-            limits = self.config.limits
-            if result.n_atoms > limits.max_atoms:
-                result = Rejection("too_large", f"{result.n_atoms} atoms in the cell, the limit is {limits.max_atoms}")
-            elif result.volume > limits.max_volume:
-                result = Rejection(
-                    "too_large", f"a cell of {result.volume:.0f} Å³, the limit is {limits.max_volume:.0f}"
-                )
         if isinstance(result, Rejection):
             return known | {"status": "rejected", "code": result.code, "reason": result.sentence}
         values = schema.atom_values(result)

@@ -30,7 +30,8 @@ UNITS: Mapping[str, str] = {
 
 _VECTOR3 = pa.list_(pa.float64(), 3)
 _ATOMS = [
-    pa.field("cell", pa.list_(pa.float64(), 6)),
+    # a list of fixed size could not be null: Parquet files with such nulls cannot be read back
+    pa.field("cell", pa.list_(pa.float64())),
     pa.field("numbers", pa.list_(pa.int16())),
     pa.field("isotopes", pa.list_(pa.int16())),
     pa.field("positions", pa.list_(_VECTOR3)),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import phaseray
@@ -81,14 +82,13 @@ def shape_name(shape: Shape) -> str:
 
 def _plan(config: GenerateConfig, catalogue: Path) -> list[dict[str, Any]]:
     """Which rows of the catalogue go into which file: by split and shape, in the catalogue's order."""
-    table = catalogues.read_catalogue(catalogue, ["id", "status", "split", "cell"])
+    table = catalogues.read_catalogue(catalogue, ["status", "split", "cell"])
+    table = table.filter(pc.equal(table["status"], "ok"))
+    cells = np.asarray(table["cell"].combine_chunks().flatten()).reshape(-1, 6)
     groups: dict[tuple[str, Shape], list[tuple[int, int]]] = defaultdict(list)
-    cells = np.asarray(table["cell"].combine_chunks().fill_null([1.0] * 6).flatten()).reshape(-1, 6)
-    for i, (status, split, part, row) in enumerate(
-        zip(*(table[name].to_pylist() for name in ("status", "split", "part", "row")), strict=True)
-    ):
-        if status == "ok":
-            groups[split, config.grid.shape(cells[i], config.d_min)].append((part, row))
+    places = zip(cells, *(table[name].to_pylist() for name in ("split", "part", "row")), strict=True)
+    for cell, split, part, row in places:
+        groups[split, config.grid.shape(cell, config.d_min)].append((part, row))
     return [
         {
             "file": f"split={split}/shape={shape_name(shape)}/part-{first // config.rows_per_shard:05d}.parquet",

@@ -36,6 +36,18 @@ def parse_formula(text: str) -> tuple[frozenset[str], Formula | None]:
     return frozenset(amounts), amounts if certain else None
 
 
+@lru_cache(maxsize=4096)
+def plain_element(type_symbol: str, formula: frozenset[str]) -> tuple[int, int, str] | None:
+    """As `element_of` for a type symbol that says it all ('Fe3+', 'D', 'CL'); None for others."""
+    match = _LETTERS.match(type_symbol)
+    letters = match[0].title() if match else ""
+    if letters == "D":
+        return 1, 2, ""
+    if letters == "T" and "T" in formula:
+        return 1, 3, ""
+    return (_SYMBOLS[letters], 0, "") if letters in _SYMBOLS else None
+
+
 @lru_cache(maxsize=16384)
 def element_of(type_symbol: str, label: str, formula: frozenset[str]) -> tuple[int, int, str]:
     """Atomic number, mass number (0: natural mixture) and a remark ('' or why it was not plain).
@@ -52,14 +64,8 @@ def element_of(type_symbol: str, label: str, formula: frozenset[str]) -> tuple[i
     Rejection
         unknown_element
     """
-    if match := _LETTERS.match(type_symbol):
-        letters = match[0].title()
-        if letters == "D":
-            return 1, 2, ""
-        if letters == "T" and "T" in formula:
-            return 1, 3, ""
-        if letters in _SYMBOLS:
-            return _SYMBOLS[letters], 0, ""
+    if plain := plain_element(type_symbol, formula):
+        return plain
     for text in (type_symbol, label):
         if match := _LETTERS.match(text):
             found = _from_letters(match[0], text, formula)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseray.crystal import Floats, Rejection, orthogonalization_matrix
+from phaseray.crystal import Floats, Rejection
+from phaseray.sources.cif_lattice import Lattice
 from phaseray.sources.cif_symmetry import Symmetry
 
 # Å between images of one site. Nearer ones are one atom on a special position, unless the file lets them be
@@ -16,6 +17,7 @@ MERGE = 0.5
 MERGE_SPLIT = 0.06
 SHARE_TOLERANCE = 0.05
 _LARGEST_STABILISER = 48
+_ROW, _COLUMN = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ def expand(
     general: NDArray[np.bool_],
     u_aniso: Floats | None,
     symmetry: Symmetry,
-    cell: Floats,
+    lattice: Lattice,
     max_atoms: int,
 ) -> Expansion:
     """Apply every operator to every site.
@@ -57,17 +59,16 @@ def expand(
         if n > max_atoms:
             raise Rejection("too_large", f"{n} atoms in the cell, the limit is {max_atoms}")
         return Expansion(np.arange(n), _wrapped(x), u_aniso)
-    orthogonalization = orthogonalization_matrix(cell)
     columns = symmetry.rotations.reshape(3 * m, 3).T
     images = (x @ columns).reshape(n, m, 3) + symmetry.translations
     shifts = images - x[:, None]
     shifts -= np.rint(shifts)
-    distances2 = ((shifts @ orthogonalization.T) ** 2).sum(-1)
+    cartesian = shifts @ lattice.orthogonalization.T
+    distances2 = np.einsum("nma,nma->nm", cartesian, cartesian)
     near = distances2 < MERGE**2
 
     keep = np.ones((n, m), bool)
-    reciprocal = np.sqrt((np.linalg.inv(orthogonalization) ** 2).sum(1))
-    scale = np.outer(reciprocal, reciprocal)[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+    scale = lattice.reciprocal[_ROW] * lattice.reciprocal[_COLUMN]
     beta = None if u_aniso is None else u_aniso * scale
     special = np.flatnonzero(near.sum(1) > 1)
     if len(special):

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 
-import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
 from phaseray.crystal import Floats, Ints, Rejection
-from phaseray.sources.cif_elements import element_of
+from phaseray.sources.cif_elements import element_of, plain_element
+from phaseray.sources.cif_table import Table
 
-_NULL = ("?", ".", "")
 # Refined to a shade over 1 or under 0: the same thing within its standard uncertainty.
 OCCUPANCY_TOLERANCE = 0.05
-_as_number = gemmi.cif.as_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,66 +30,6 @@ class Sites:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-class Table:
-    """A loop of a CIF block (or its single row given as tag and value) by lower-case tag without its prefix."""
-
-    def __init__(self, block: gemmi.cif.Block, prefix: str, keys: tuple[str, ...]) -> None:
-        self.values: list[str] = []
-        self.columns: dict[str, int] = {}
-        self.tags: list[str] = []
-        n = len(prefix)
-        for key in keys:
-            for separator in "_.":
-                column = block.find_values(prefix + separator + key)
-                if not column:
-                    continue
-                loop = column.get_loop()
-                if loop is not None:
-                    self.values = loop.values
-                    self.tags = tags = loop.tags
-                else:
-                    pairs = [item.pair for item in block if item.pair and item.pair[0].lower().startswith(prefix)]
-                    tags = [tag for tag, _ in pairs]
-                    self.values = [value for _, value in pairs]
-                self.columns = {t.lower()[n + 1 :].replace(".", "_"): i for i, t in enumerate(tags)}
-                return
-
-    def __len__(self) -> int:
-        return len(self.values) // len(self.columns) if self.columns else 0
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.columns
-
-    def raw(self, name: str) -> list[str] | None:
-        """The column as it is in the file, or None."""
-        index = self.columns.get(name)
-        return None if index is None else self.values[index :: len(self.columns)]
-
-    def text(self, name: str) -> list[str] | None:
-        """The column without quotes; '' for ? and . (unknown and inapplicable)."""
-        raw = self.raw(name)
-        if raw is None:
-            return None
-        return ["" if v in _NULL else v if v[0] not in "'\";" else gemmi.cif.as_string(v) for v in raw]
-
-    def numbers(self, *names: str) -> Floats | None:
-        """(n, len(names)) columns as numbers without their standard uncertainties; NaN where there is none."""
-        indices = [self.columns.get(name, -1) for name in names]
-        if min(indices) < 0:
-            return None
-        width = len(self.columns)
-        return np.array([list(map(_as_number, self.values[i::width])) for i in indices]).T
-
-    def is_last_of(self, block: gemmi.cif.Block) -> bool:
-        """Whether nothing follows the loop in its block: then the file may have been cut within it."""
-        last = block[-1].loop
-        return last is not None and last.tags == self.tags
-
-    @cached_property
-    def label(self) -> list[str]:
-        return self.text("label") or self.text("type_symbol") or [""] * len(self)
 
 
 def read_sites(table: Table, formula: frozenset[str], notes: list[str]) -> tuple[Sites, NDArray[np.intp]]:
@@ -113,7 +50,7 @@ def read_sites(table: Table, formula: frozenset[str], notes: list[str]) -> tuple
     if flags and "dum" in flags:
         kept &= np.array([flag != "dum" for flag in flags])
         notes.append(f"{(~kept).sum()} dummy sites (calc_flag dum) were left out.")
-    unknown = ~np.isfinite(positions).all(1)
+    unknown = np.isnan(positions).any(1)
     if not (kept & ~unknown).any():
         raise Rejection("no_atoms", "no site of the file holds an atom with coordinates")
     occupancy = _occupancy(table, kept, notes)
@@ -148,19 +85,24 @@ def _stated_general(table: Table) -> NDArray[np.bool_]:
         orders = table.numbers("symmetry_multiplicity")
         if orders is None or 2 * (orders == 1).sum() <= len(orders):
             return np.zeros(len(table), bool)
-    return orders[:, 0] == 1
+    general: NDArray[np.bool_] = orders[:, 0] == 1
+    return general
 
 
 def _elements(table: Table, kept: NDArray[np.bool_], formula: frozenset[str], notes: list[str]) -> tuple[Ints, Ints]:
-    types = table.text("type_symbol") or [""] * len(table)
-    numbers, isotopes = np.zeros(len(table), int), np.zeros(len(table), int)
-    waters, unsure = [], []
-    for i in np.flatnonzero(kept).tolist():
-        numbers[i], isotopes[i], remark = element_of(types[i], table.label[i], formula)
-        if remark == "water":
-            waters.append(table.label[i])
-        elif remark:
-            unsure.append(remark)
+    labels = table.label
+    types = table.text("type_symbol") or [""] * len(labels)
+    everything = bool(kept.all())
+    found: list[tuple[int, int, str]] = [(0, 0, "")] * len(labels)
+    plain = {symbol: plain_element(symbol, formula) for symbol in set(types)}
+    if everything and None not in plain.values():
+        found = [plain[symbol] for symbol in types]  # type: ignore[misc]
+    else:
+        for i in np.flatnonzero(kept).tolist():
+            found[i] = plain[types[i]] or element_of(types[i], labels[i], formula)
+    numbers, isotopes = (np.array(column) for column in list(zip(*found, strict=True))[:2])
+    waters = [labels[i] for i, (_, _, remark) in enumerate(found) if remark == "water"]
+    unsure = [remark for _, _, remark in found if remark and remark != "water"]
     if waters:
         notes.append(f"Water sites were read as O; their H are not in the file: {_some(waters)}.")
     if unsure:

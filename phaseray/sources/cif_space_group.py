@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import gemmi
 import numpy as np
 
@@ -9,7 +11,12 @@ from phaseray.crystal import Floats, Rejection
 from phaseray.sources.cif_symmetry import Symmetry, shared_operators, symmetry_from_hall, symmetry_from_triplets
 
 _OPERATORS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz", "_space_group_symop.operation_xyz")
-_H_M = ("_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt", "_space_group.name_H-M_alt", "_space_group_name_H-M")
+_H_M = (
+    "_symmetry_space_group_name_H-M",
+    "_space_group_name_H-M_alt",
+    "_space_group.name_H-M_alt",
+    "_space_group_name_H-M",
+)
 _HALL = ("_symmetry_space_group_name_Hall", "_space_group_name_Hall", "_space_group.name_Hall")
 _NUMBER = ("_symmetry_Int_Tables_number", "_space_group_IT_number", "_space_group.IT_number")
 
@@ -58,15 +65,24 @@ def value_of(block: gemmi.cif.Block, *tags: str) -> str:
 
 def _operators(block: gemmi.cif.Block) -> tuple[str, ...]:
     for tag in _OPERATORS:
-        triplets = tuple(gemmi.cif.as_string(value) for value in block.find_values(tag))
-        if not set(triplets) <= {"", "?", "."}:
+        raw = tuple(block.find_values(tag))
+        if raw and (triplets := _unquoted(raw)):
             return triplets
     return ()
 
 
+@lru_cache(maxsize=1024)
+def _unquoted(raw: tuple[str, ...]) -> tuple[str, ...]:
+    """Without quotes; empty if no value is known."""
+    triplets = tuple(gemmi.cif.as_string(value) for value in raw)
+    return () if set(triplets) <= {"", "?", "."} else triplets
+
+
 def _by_name(h_m: str, cell: Floats) -> gemmi.SpaceGroup | None:
-    alpha, gamma = np.nan_to_num(cell[[3, 5]]).tolist()
-    return gemmi.find_spacegroup_by_name(h_m, alpha, gamma) if h_m else None
+    if not h_m:
+        return None
+    alpha, gamma = (0.0 if np.isnan(angle) else float(angle) for angle in cell[[3, 5]])
+    return gemmi.find_spacegroup_by_name(h_m, alpha, gamma)
 
 
 def _from_operators(triplets: tuple[str, ...], hall: str, h_m: str, cell: Floats, notes: list[str]) -> Symmetry:
@@ -114,7 +130,9 @@ def _from_names(hall: str, h_m: str, number: str, cell: Floats, notes: list[str]
                     "bad_symmetry",
                     f"the Hall symbol {hall} and the H-M symbol {h_m} are different groups, and there are no operators",
                 )
-            return [(symmetry, symmetry.space_group or h_m or None, symmetry.number or (named and named.number))]
+            return [
+                (symmetry, symmetry.space_group or h_m or None, symmetry.number or (named.number if named else None))
+            ]
     if not h_m and number.isdigit() and 1 <= int(number) <= 230:
         named = _by_name(gemmi.find_spacegroup_by_number(int(number)).hm, cell)
         assert named is not None

@@ -1,11 +1,11 @@
-"""Symmetry of a CIF: operators or names to a checked group, and the cell that the group imposes."""
+"""Symmetry operators as text or by Hall symbol, to a group that is checked."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import lcm
 from typing import Any
 
@@ -13,16 +13,15 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseray.crystal import Floats, Rejection, orthogonalization_matrix
+from phaseray.crystal import Floats, Rejection
 
 _DEN = gemmi.Op.DEN
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 # 192 is the order of F m -3 m; odd settings add centring vectors to that.
 _MOST_OPERATORS = 768
 _FRACTION = re.compile(r"[+-]?\s*\d+/\d+")
+# odd, so that no digit of an entry is lost where the product overflows
 _HASH = np.random.default_rng(0).integers(1, 2**62, 12) | 1
-LENGTH_TOLERANCE = 0.002
-ANGLE_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,14 @@ class Symmetry:
 
     def mean_metric(self, metric: Floats) -> Floats:
         """(3, 3) metric tensor averaged over the group: the nearest that the group permits."""
-        return (self.rotations.transpose(0, 2, 1) @ metric @ self.rotations).mean(0)
+        mean: Floats = (self._metric_mean @ metric.ravel()).reshape(3, 3)
+        return mean
+
+    @cached_property
+    def _metric_mean(self) -> Floats:
+        """(9, 9): mean of G → RᵀGR."""
+        mean: Floats = np.einsum("mki,mlj->ijkl", self.rotations, self.rotations).reshape(9, 9) / len(self)
+        return mean
 
 
 @lru_cache(maxsize=1024)
@@ -178,7 +184,8 @@ def _gemmi_op(rotation: NDArray[np.int64], translation: NDArray[np.int64]) -> ge
 def _keys(r: NDArray[np.int64], t: NDArray[np.int64]) -> NDArray[np.int64]:
     """An integer for each operator: a hash, so that equality must be checked where it matters."""
     entries = np.concatenate([r.reshape(*r.shape[:-2], 9), t], axis=-1)
-    return (entries * _HASH).sum(-1)
+    keys: NDArray[np.int64] = (entries * _HASH).sum(-1)
+    return keys
 
 
 def _tensor_action(r: NDArray[np.int64]) -> Floats:
@@ -189,38 +196,3 @@ def _tensor_action(r: NDArray[np.int64]) -> Floats:
             if k != m:
                 action[:, row, column] += r[:, i, m] * r[:, j, k]
     return action
-
-
-def impose_on_cell(symmetry: Symmetry, cell: Floats, notes: list[str]) -> Floats:
-    """(6,) cell (Å, degrees) as the group demands it; small departures are removed and noted.
-
-    Raises
-    ------
-    Rejection
-        bad_cell: departures over 0.2 % in length or 0.1° in angle.
-    """
-    orthogonalization = orthogonalization_matrix(cell)
-    metric = orthogonalization.T @ orthogonalization
-    mean = symmetry.mean_metric(metric)
-    if np.abs(mean - metric).max() < 1e-9 * metric.max():
-        return cell
-    lengths = np.sqrt(np.diag(mean))
-    cosines = (mean / np.outer(lengths, lengths))[[1, 0, 0], [2, 2, 1]]
-    ideal = np.concatenate([lengths, np.degrees(np.arccos(cosines.clip(-1, 1)))])
-    off_length = np.abs(ideal[:3] / cell[:3] - 1).max()
-    off_angle = np.abs(ideal[3:] - cell[3:]).max()
-    name = symmetry.space_group or f"{len(symmetry)} operators"
-    if off_length > LENGTH_TOLERANCE or off_angle > ANGLE_TOLERANCE:
-        raise Rejection(
-            "bad_cell",
-            f"the cell {_text(cell)} does not have the symmetry of {name}, which would make it {_text(ideal)}: "
-            "correct the cell or the space group",
-        )
-    ideal = np.where(np.abs(ideal - np.rint(ideal)) < 1e-9, np.rint(ideal), ideal)
-    if off_length > 1e-5 or off_angle > 1e-3:
-        notes.append(f"The cell {_text(cell)} was set to {_text(ideal)}, as the symmetry of {name} demands.")
-    return ideal
-
-
-def _text(cell: Floats) -> str:
-    return " ".join(f"{value:.6g}" for value in cell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from typing import Any
 
 import gemmi
 
@@ -60,7 +61,9 @@ def _as_utf8(content: bytes, notes: list[str]) -> bytes:
         content = content[len(codecs.BOM_UTF8) :]
         notes.append("A byte-order mark at the file's start was skipped.")
     if b"\0" in content:
-        raise Rejection("encoding", "the file holds zero bytes: it is no text (compressed files must be unpacked first)")
+        raise Rejection(
+            "encoding", "the file holds zero bytes: it is no text (compressed files must be unpacked first)"
+        )
     stripped = content.rstrip(b" \t\r\n\x1a")
     if b"\x1a" in content[len(stripped) :]:
         content = stripped + b"\n"
@@ -91,7 +94,10 @@ def _judge_duplicates(document: gemmi.cif.Document, notes: list[str]) -> None:
     for block in document:
         seen: dict[str, str | None] = {}
         for item in block:
-            pairs = [item.pair] if item.pair is not None else [(t, None) for t in item.loop.tags] if item.loop else []
+            if item.loop is not None:
+                pairs: list[Any] = [(tag, None) for tag in item.loop.tags]
+            else:
+                pairs = [tuple(item.pair)] if item.pair is not None else []
             for tag, value in pairs:
                 name = tag.lower()
                 if name in seen and (seen[name] != value or value is None) and name.startswith(_READ_BY_US):

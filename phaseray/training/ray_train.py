@@ -7,6 +7,7 @@ Every worker runs `loop.fit`; what this module adds is where workers run, how gr
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -34,8 +35,8 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from phaseray.config import RayConfig, TrackingConfig, TrainConfig, digest, to_yaml
-from phaseray.models import parameter_count
-from phaseray.pipeline.cluster import connected
+from phaseray.models import build_model, parameter_count
+from phaseray.pipeline.cluster import connected, quiet
 from phaseray.pipeline.loading import open_dataset
 from phaseray.pipeline.storage import read_json, write_json, write_text
 from phaseray.tracking import Run, flat_params, prepare, run_name
@@ -58,6 +59,7 @@ class TrainResult:
     best_epoch, best_val_loss : by validation loss, or by training loss where nothing is held out (then None)
     train_loss : of the best epoch
     seconds : of training, restarts not counted
+    key : names all that the weights depend on but the epochs and the machines
     run_id : of MLflow
     """
 
@@ -71,6 +73,7 @@ class TrainResult:
     seconds: float
     seed: int
     dataset_digest: str
+    key: str
     run_id: str | None
 
 
@@ -94,7 +97,7 @@ def train(
     ray: RayConfig | None = None,
     tracking: TrackingConfig | None = None,
     name: str | None = None,
-    progress: Callable[[str], None] = print,
+    progress: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     callbacks: Sequence[Any] = (),
 ) -> TrainResult:
     """Train one network and write the best into `output`.
@@ -129,8 +132,13 @@ def train(
     check_trainable(config, data)
     name = name or run_name(config, seed)
     key = _key(config, data, seed)
+    done = _done(output, key, config, tracking)
+    if done:
+        progress(f"{name}: done before, {_best(done)}")
+        return done
     write_text(output / "config.yaml", to_yaml(config))
     ray_config = ray or RayConfig()
+    progress(_opening(name, config, data))
     with connected(ray_config):
         private = ray_config.address is None and "RAY_ADDRESS" not in os.environ
         _check_resources(config, private, progress)
@@ -142,15 +150,40 @@ def train(
         run = _tracked_run(tracking, config, data, dataset, output, seed, name, key)
         with run.ending() if run else nullcontext():
             result = _run(config, data, output / "ray", f"{name}-{key[:8]}", seed, run, progress, callbacks)
-            summary = _finish(result, config, data, output, seed, name, run)
-    progress(
-        f"{name}: best of {summary.epochs} epochs is {summary.best_epoch}, "
-        f"{_losses(summary.train_loss, summary.best_val_loss)}, {summary.seconds:.0f} s; model in {output}"
-    )
+            summary = _finish(result, data, output, seed, name, key, run)
+    progress(f"{name}: {_best(summary)}, {summary.seconds:.0f} s; model in {output}")
     return summary
 
 
 # -- on the driver ---------------------------------------------------------------------------
+
+
+def _done(output: Path, key: str, config: TrainConfig, tracking: TrackingConfig | None) -> TrainResult | None:
+    """The result of the same training, if it stands there whole."""
+    try:
+        before = TrainResult(**read_json(output / "summary.json"))
+        checkpoint.load_checkpoint(output)
+    except (OSError, TypeError, ValueError):
+        return None
+    out_of_time = config.max_minutes is not None and before.seconds > 60 * config.max_minutes
+    enough = before.epochs >= config.epochs or out_of_time
+    tracked = tracking is None or before.run_id is not None
+    return before if before.key == key and enough and tracked else None
+
+
+def _best(summary: TrainResult) -> str:
+    losses = _losses(summary.train_loss, summary.best_val_loss)
+    return f"best of {summary.epochs} epochs is {summary.best_epoch}, {losses}"
+
+
+def _opening(name: str, config: TrainConfig, data: TrainingData) -> str:
+    with torch.device("meta"):
+        numbers = parameter_count(build_model(config.model, min(data.shapes)))
+    workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
+    return (
+        f"{name}: {numbers:,} parameters, {data.count('train'):,} crystals to train on and {data.count('val'):,} "
+        f"to validate with; starting {workers} (takes some 10 s)"
+    )
 
 
 def _key(config: TrainConfig, data: TrainingData, seed: int) -> str:
@@ -234,7 +267,7 @@ def _run(
 
 
 def _finish(
-    result: Any, config: TrainConfig, data: TrainingData, output: Path, seed: int, name: str, run: Run | None
+    result: Any, data: TrainingData, output: Path, seed: int, name: str, key: str, run: Run | None
 ) -> TrainResult:
     with result.checkpoint.as_directory() as folder:
         model, last = checkpoint.load_checkpoint(folder)
@@ -255,6 +288,7 @@ def _finish(
         seconds=last.seconds,
         seed=seed,
         dataset_digest=data.digest,
+        key=key,
         run_id=run.run_id if run else None,
     )
     write_json(output / "history.json", list(last.history))
@@ -314,6 +348,7 @@ def _worker(received: dict[str, _Task]) -> None:
     config, data = task.config, task.data
     context = get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    quiet()
     # Ray tells OpenMP to take one thread
     torch.set_num_threads(config.threads_per_worker or max(1, _cores() // context.get_local_world_size()))
     state = TrainingState.fresh(config, data, seed=task.seed, device=get_device())
@@ -398,7 +433,7 @@ def _example(data: TrainingData) -> Any:
 
 def _sections(state: TrainingState, batch: Any) -> np.ndarray:
     """(H, W, 3) uint8: a section of the truth beside that of the prediction, a row a crystal, atoms outlined."""
-    from phaseray.evaluation.figures import comparison_image
+    from phaseray.evaluation.map_figures import comparison_image
 
     (predicted,) = predict(state.model, state.meta, [batch])
     rows = [

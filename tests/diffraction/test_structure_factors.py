@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from numpy.testing import assert_allclose
 
 from phaseray import Crystal, Rejection, backend, structure_factors
+from phaseray.diffraction import separable
 from phaseray.diffraction import structure_factors as module
 from phaseray.diffraction.grid import complete_d_min
 from phaseray.diffraction.scattering import Probe
@@ -125,7 +126,8 @@ def test_blocks_of_atoms_change_nothing(monkeypatch: pytest.MonkeyPatch, system:
     whole = structure_factor_grid(crystal, SHAPE, 1.0)
     hkl = indices_of((6, 6, 6))
     listed = structure_factors(crystal, hkl)
-    monkeypatch.setattr(module, "_BLOCK", 2000)
+    monkeypatch.setattr(separable, "BLOCK", 2000)
+    monkeypatch.setattr(module, "BLOCK", 2000)
     assert_allclose(structure_factor_grid(crystal, SHAPE, 1.0), whole, atol=1e-6 * crystal.n_electrons)
     assert_allclose(structure_factors(crystal, hkl), listed, atol=1e-9 * crystal.n_electrons)
 

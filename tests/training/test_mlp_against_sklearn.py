@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
+from threadpoolctl import threadpool_limits
 
 from phaseray.config import MlpConfig, TrainConfig
 from phaseray.training.inputs import density_scale, network_input
@@ -18,6 +19,16 @@ from phaseray.training.loop import TrainingState, fit
 from tests.training.memory_data import MemoryData
 
 SKLEARN_DEFAULTS = TrainConfig(model=MlpConfig(), batch_size=200, learning_rate=1e-3, l2=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    # matrices this small are slower on several threads, and much slower where others use the cores
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
 
 
 def table(batch):

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,10 @@ def test_one_worker_is_the_plain_loop_and_goes_on_where_it_ended(tmp_path):
     assert next(line for line in lines if line.startswith("epoch ")).startswith("epoch 1 of 3: train loss ")
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
 
+    lines.clear()
+    assert train(SMALL, data, tmp_path, seed=3, tracking=TrackingConfig(), progress=lines.append) == result
+    assert [line.split(", ")[0] for line in lines] == ["unet-d2-w4-lr1e-3-s3: done before"]
+
     longer = SMALL.model_copy(update={"epochs": 5})
     again = train(longer, data, tmp_path, seed=3, tracking=TrackingConfig(), progress=lines.append)
     assert "going on after epoch 3" in lines
@@ -121,6 +126,7 @@ class DiesOnce(MemoryData):
     def batches(self, split, batch_size, *, seed, epoch, rank=0, world=1, shuffle=True):
         if split == "train" and epoch == 2 and not Path(self.mark).exists():
             Path(self.mark).touch()
+            time.sleep(2)  # the first epoch is reported, but the controller must have seen it
             os._exit(1)
         return super().batches(split, batch_size, seed=seed, epoch=epoch, rank=rank, world=world, shuffle=shuffle)
 

@@ -1,0 +1,129 @@
+"""The kernel beside gemmi's direct summation: the same crystals, the same reflections, one thread, one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/kernel.py FOLDER_OR_ARCHIVE_OF_CIFS [--json out.json]
+
+Without an argument the AFLOW prototypes are used. For every crystal of at most --max-atoms atoms in
+the cell: F on the half grid and the density (ours), and F of the reflections in that half grid by
+gemmi (StructureFactorCalculatorX on the structure with its symmetry, as read from the CIF, or on
+the P1 cell where there is none). The largest difference is given as a share of F(000).
+"""
+
+from __future__ import annotations
+
+import os
+
+# before NumPy: the promise is for one thread
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import gemmi
+import numpy as np
+
+from phaseray import Crystal, Rejection
+from phaseray.config import CifSource, PrototypesSource
+from phaseray.diffraction.maps import density_from_half_grid
+from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.sources.files import list_inputs, read_inputs
+
+SHAPE, D_MIN = (32, 32, 32), 1.0
+
+
+def gemmi_p1(crystal: Crystal) -> gemmi.SmallStructure:
+    small = gemmi.SmallStructure()
+    small.cell = gemmi.UnitCell(*crystal.cell)
+    small.spacegroup = gemmi.SpaceGroup("P 1")
+    small.setup_cell_images()
+    for i in range(crystal.n_atoms):
+        site = gemmi.SmallStructure.Site()
+        site.element = gemmi.Element(int(crystal.numbers[i]))
+        site.fract = gemmi.Fractional(*crystal.positions[i])
+        site.occ = crystal.occupancy[i]
+        site.u_iso = crystal.u_iso[i]
+        if crystal.u_aniso is not None:
+            site.aniso = gemmi.SMat33d(*crystal.u_aniso[i])
+        small.add_site(site)
+    return small
+
+
+def indices(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in the half grid that hold reflections, and their Miller indices."""
+    where = np.argwhere(f != 0)
+    hkl = where.copy()
+    for axis in (0, 1):
+        hkl[:, axis] -= np.where(where[:, axis] > SHAPE[axis] // 2, SHAPE[axis], 0)
+    return where, hkl
+
+
+def crystals(source: str | None, max_atoms: int, most: int) -> list[Crystal]:
+    config = CifSource(path=source) if source else PrototypesSource()
+    kept = []
+    for _, found, _ in read_inputs(list_inputs(config, 0)):
+        if not isinstance(found, Rejection) and found.n_atoms <= max_atoms:
+            kept.append(found.with_default_u_iso(0.02))
+    step = max(1, len(kept) // most)
+    return kept[::step]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", nargs="?", help="folder, archive or file of CIFs")
+    parser.add_argument("--max-atoms", type=int, default=200)
+    parser.add_argument("--most", type=int, default=100_000, help="no more crystals than about this, evenly taken")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows, worst = [], 0.0
+    for crystal in crystals(arguments.source, arguments.max_atoms, arguments.most):
+        t0 = time.perf_counter()
+        f = structure_factor_grid(crystal, SHAPE, D_MIN)
+        t1 = time.perf_counter()
+        density_from_half_grid(f, SHAPE, crystal.volume)
+        t2 = time.perf_counter()
+        where, hkl = indices(f)
+        small = gemmi_p1(crystal)
+        calculator = gemmi.StructureFactorCalculatorX(small.cell)
+        reflections = hkl.tolist()
+        t3 = time.perf_counter()
+        summed = [calculator.calculate_sf_from_small_structure(small, h) for h in reflections]
+        t4 = time.perf_counter()
+        # the tables' fit misses f(0) = Z, which we give exactly
+        difference = np.abs(f[tuple(where.T)] - np.array(summed))[(hkl != 0).any(1)].max(initial=0.0)
+        worst = max(worst, float(difference / crystal.n_electrons))
+        aniso = crystal.u_aniso is not None
+        rows.append((crystal.n_atoms, len(hkl), aniso, t1 - t0, t2 - t1, t4 - t3))
+    atoms, reflections, aniso, ours, fft, theirs = (np.array(column) for column in zip(*rows, strict=True))
+    together = ours + fft
+    facts = {
+        "crystals": len(rows),
+        "anisotropic": int(aniso.sum()),
+        "median_atoms": float(np.median(atoms)),
+        "median_reflections": float(np.median(reflections)),
+        "ms_f": 1e3 * float(ours.mean()),
+        "ms_density": 1e3 * float(fft.mean()),
+        "ms_both": 1e3 * float(together.mean()),
+        "ms_both_median": 1e3 * float(np.median(together)),
+        "ms_gemmi": 1e3 * float(theirs.mean()),
+        "ms_gemmi_median": 1e3 * float(np.median(theirs)),
+        "ratio_of_means": float(theirs.mean() / together.mean()),
+        "ratio_of_medians": float(np.median(theirs) / np.median(together)),
+        "largest_difference_of_f000": worst,
+    }
+    print(
+        f"{facts['crystals']} crystals ({facts['anisotropic']} anisotropic), median {facts['median_atoms']:.0f} atoms"
+    )
+    print(f"F on the half grid   {facts['ms_f']:8.2f} ms")
+    print(f"density (FFT)        {facts['ms_density']:8.2f} ms")
+    print(f"both                 {facts['ms_both']:8.2f} ms   (median {facts['ms_both_median']:.2f})")
+    print(f"gemmi, F alone       {facts['ms_gemmi']:8.2f} ms   (median {facts['ms_gemmi_median']:.2f})")
+    print(f"faster by            {facts['ratio_of_means']:8.1f} x    (medians {facts['ratio_of_medians']:.1f})")
+    print(f"largest |ΔF| / F(000) {worst:.1e}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

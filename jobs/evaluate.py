@@ -1,4 +1,7 @@
-"""phaseray evaluate as a job."""
+"""Scores of trained networks on a held-out split, and a report.
+
+Takes the options of `phaseray evaluate`, on the cluster that the job was submitted to.
+"""
 
 import sys
 

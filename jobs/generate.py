@@ -1,4 +1,7 @@
-"""phaseray generate as a job."""
+"""A catalogue to shards: amplitudes and densities on grids.
+
+Takes the options of `phaseray generate`, on the cluster that the job was submitted to.
+"""
 
 import sys
 

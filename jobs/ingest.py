@@ -1,4 +1,7 @@
-"""phaseray ingest as a job."""
+"""Crystals from any source to a catalogue.
+
+Takes the options of `phaseray ingest`, on the cluster that the job was submitted to.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""phaseray train as a job."""
+"""A network from shards, with Ray Train.
+
+Takes the options of `phaseray train`, on the cluster that the job was submitted to.
+"""
 
 import sys
 

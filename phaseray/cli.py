@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,9 +18,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130  # how typer says that Ctrl-C was pressed
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the run; without: the defaults.")]
 Overrides = Annotated[list[str], typer.Option("--set", "-s", help="Override a key: --set generate.d_min=1.5")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.")]
+
+
+def _lasting(out: Path) -> Path:
+    """A job's working directory is a copy that Ray removes when the job is over."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not out.is_absolute():
+        raise typer.BadParameter(f"a job needs an absolute path: {out} would be removed together with the job")
+    return out
+
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.", callback=_lasting)]
 
 
 @app.command()
@@ -117,36 +128,28 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main(arguments: list[str] | None = None) -> None:
     """Exit status: 0 done, 1 failed, 2 bad usage or bad config."""
-    sys.exit(run(app, arguments))
+    sys.exit(run(arguments))
 
 
-def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
+def run(arguments: list[str] | None = None) -> int:
     try:
-        result = command(args=arguments, standalone_mode=False)
+        app(arguments, prog_name="phaseray")
+    except SystemExit as end:  # what typer ends with: it has explained bad usage by then
+        if end.code == INTERRUPTED:
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            return 1
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
         return _explain(error)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 1
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def _explain(error: Exception) -> int:
-    import click
-
     from phaseray.config import ConfigError
 
-    if isinstance(error, click.ClickException):
-        error.show()
-        return 2
-    if isinstance(error, click.exceptions.Exit):
-        return int(error.exit_code)
-    if isinstance(error, ConfigError):
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     if isinstance(error, ValueError | OSError):
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     import traceback
 
     traceback.print_exception(error)

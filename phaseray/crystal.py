@@ -90,8 +90,11 @@ class Crystal:
         Every row is filled: isotropic atoms hold the tensor equal to their `u_iso`.
     isotopes : (n,) int64
         Mass numbers, 0 for the natural mixture.
-    space_group, space_group_number
-        Of the source, as far as it is known. The atoms are always those of the whole cell.
+    space_group : str or None
+        Hermann-Mauguin symbol of the setting in which `cell` and `positions` are given; None where
+        that is not known. The atoms are always those of the whole cell.
+    space_group_number : int or None
+        May be known without the setting.
     id, source
         Where the structure comes from.
     notes : tuple of str

@@ -39,7 +39,7 @@ def print_facts(title: str, facts: Mapping[str, Any]) -> None:
     for key, label in _LABELS.items():
         if facts.get(key) not in (None, {}):
             table.add_row(label, _text(key, facts[key]))
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 def print_scores(summary: Mapping[str, Any]) -> None:
@@ -67,9 +67,15 @@ def print_scores(summary: Mapping[str, Any]) -> None:
             name, *cells, f"{model['solved']}/{model['n']}",
             "–" if ratio is None else f"{ratio:.2f}x", _number(poster["sameness"], 2),
         )  # fmt: skip
-    console = Console(highlight=False)
+    console = _console()
     console.print(table)
     console.print(f"report: {summary['report']}", soft_wrap=True)
+
+
+def _console() -> Console:
+    """Where nobody can see the width (a log, a pipe), tables take what they need."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
 
 
 def _text(key: str, value: Any) -> str:

@@ -9,6 +9,7 @@ parallel race MLflow's migrations); a `Run` is then a small value that may be se
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -66,20 +67,23 @@ class Store:
 def prepare(config: TrackingConfig, output: str | Path) -> Store:
     """Make the database and the experiment, or find them: once, on the driver.
 
-    Without `tracking.uri` runs go to <output>/mlflow.db and their files to <output>/mlartifacts; look
-    at them with `mlflow ui --backend-store-uri sqlite:///<output>/mlflow.db`.
+    Without `tracking.uri` runs go to <output>/mlflow.db. Files go to mlartifacts beside such a
+    database; a server keeps them itself. Look at them with
+    `mlflow ui --backend-store-uri sqlite:///<output>/mlflow.db`.
 
     Raises
     ------
     ConfigError
         The store cannot be reached, or the experiment was deleted.
     """
-    output = Path(output).absolute()
-    uri = config.uri or f"sqlite:///{output / 'mlflow.db'}"
+    uri = config.uri or f"sqlite:///{Path(output).absolute() / 'mlflow.db'}"
     location = None
-    if config.uri is None:
-        output.mkdir(parents=True, exist_ok=True)
-        location = (output / "mlartifacts").as_uri()
+    if uri.startswith("sqlite:///"):
+        # absolute, for workers have another working directory; MLflow itself would put files below that
+        database = Path(uri.removeprefix("sqlite:///")).absolute()
+        uri = f"sqlite:///{database}"
+        database.parent.mkdir(parents=True, exist_ok=True)
+        location = (database.parent / "mlartifacts").as_uri()
     try:
         _, client = _mlflow(uri)
         experiment = client.get_experiment_by_name(config.experiment)
@@ -126,7 +130,11 @@ class Run:
         mlflow, client = _mlflow(self.uri)
         entities = mlflow.entities
         dataset = entities.Dataset(
-            name=name, digest=digest, source_type="local", source=f'{{"uri": "{Path(path).absolute()}"}}', profile=None
+            name=name,
+            digest=digest,
+            source_type="local",
+            source=json.dumps({"uri": str(Path(path).absolute())}),
+            profile=None,
         )
         tag = entities.InputTag("mlflow.data.context", context)
         client.log_inputs(self.run_id, [entities.DatasetInput(dataset, [tag])])

@@ -57,6 +57,15 @@ def test_the_store_stands_in_the_output_folder_and_is_made_once(output, store):
     assert prepare(TrackingConfig(), output) == store
 
 
+def test_files_go_beside_the_database_wherever_it_is_named(tmp_path, monkeypatch, artifacts):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    store = prepare(TrackingConfig(uri="sqlite:///../there/runs.db"), tmp_path / "out")
+    store.start("elsewhere").image(np.zeros((4, 4, 3), np.uint8))
+    assert [p.name for p in tmp_path.iterdir() if any(p.rglob("*"))] == ["there"]
+    assert list((tmp_path / "there" / "mlartifacts").rglob("*.png"))
+
+
 def test_a_run_has_flat_params_and_the_tags_to_find_it_by(run, read):
     found = read(run)
     assert found.info.run_name == "unet"

@@ -33,7 +33,7 @@ def names() -> tuple[str, ...]:
 def prototype(index: int) -> Crystal:
     """Prototype `index`, from 0 to `count()` - 1.
 
-    The cell is the primitive one of AFLOW; the space group is that of the AFLOW label.
+    The cell is the primitive one of AFLOW, so the space group of its label is known by number alone.
     No displacement is known (u_iso 0).
     """
     if not 0 <= index < count():
@@ -65,7 +65,6 @@ def _records() -> list[dict[str, Any]]:
 def _crystal(snl: dict[str, Any], tags: dict[str, str]) -> Crystal:
     lattice, label = snl["lattice"], tags["aflow"]
     # AFLOW label: stoichiometry_Pearson symbol_space group number_Wyckoff letters
-    space_group = gemmi.find_spacegroup_by_number(int(label.split("_")[2]))
     rows = [
         (gemmi.Element(species["element"]).atomic_number, species["occu"], site["abc"])
         for site in snl["sites"]
@@ -80,8 +79,8 @@ def _crystal(snl: dict[str, Any], tags: dict[str, str]) -> Crystal:
         # left-handed axes are turned round, as Crystal.from_pymatgen does
         positions=np.array(positions) * np.sign(np.linalg.det(lattice["matrix"])),
         occupancy=np.array(occupancy),
-        space_group=space_group.hm,
-        space_group_number=space_group.number,
+        # no symbol: the cell is the primitive one, in which the operators of the standard setting mostly do not hold
+        space_group_number=int(label.split("_")[2]),
         source=", ".join(["AFLOW prototype " + label, *known_as]),
     )
     return replace(crystal, id=f"aflow/{label}-{crystal.reduced_formula.replace(' ', '')}")

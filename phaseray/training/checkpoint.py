@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from phaseray.config import ConfigError, TrainConfig
@@ -43,7 +43,7 @@ class ModelMeta:
     Attributes
     ----------
     config : how it was trained; `config.model` and `config.input` are what using it needs
-    shape : the grid that an MLP is bound to; for a U-Net, one of those seen in training
+    shape : the grid that an MLP is bound to; for a U-Net, the smallest seen in training
     seed, epoch : epochs done
     dataset_digest, d_min : of the training data; d_min in Å
     seconds : of training until here
@@ -164,23 +164,19 @@ def _document(path: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside)
-    sha256 = hashlib.sha256(aside.read_bytes()).hexdigest()
-    aside.replace(path)
-    return sha256
+    content: bytes = to_bytes({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    _replace(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != sha256:
-            raise CheckpointError(f"{path} is not the file that {MODEL_JSON} was written with: copy both again")
-        tensors: dict[str, Tensor] = load_file(path)
+        content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CheckpointError(f"{path} is not the file that {MODEL_JSON} was written with: copy both again")
+    tensors: dict[str, Tensor] = load(content)
     return tensors
 
 

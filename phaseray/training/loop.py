@@ -11,71 +11,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from phaseray.config import TrainConfig
-from phaseray.diffraction.grid import Shape
-from phaseray.models import build_model
-from phaseray.training import checkpoint
 from phaseray.training.checkpoint import ModelMeta
 from phaseray.training.inputs import density_scale, network_input
 from phaseray.training.losses import LOSSES
+from phaseray.training.protocols import Amplitudes, Batch, TrainingData
+from phaseray.training.state import Epoch, TrainingState
 
-__all__ = [
-    "Amplitudes", "Batch", "Epoch", "Mean", "NonFiniteLossError", "TrainingData", "TrainingState", "check_trainable",
-    "fit", "predict", "train_epoch", "validate",
-]  # fmt: skip
-
-
-class Amplitudes(Protocol):
-    """What a prediction needs of a batch: crystals on grids of one shape."""
-
-    @property
-    def shape(self) -> Shape: ...
-    @property
-    def amplitude(self) -> NDArray[np.float32]:
-        """(B, nx, ny, nz//2+1) |F| in electrons, FFT order."""
-
-    @property
-    def volume(self) -> NDArray[np.float64]:
-        """(B,) Å³."""
-
-
-class Batch(Amplitudes, Protocol):
-    """What training needs."""
-
-    @property
-    def ids(self) -> list[str]: ...
-    @property
-    def density(self) -> NDArray[np.float32]:
-        """(B, nx, ny, nz) e/Å³."""
-
-
-class TrainingData(Protocol):
-    """A data set as `phaseray.pipeline.loading.Dataset` is one."""
-
-    @property
-    def digest(self) -> str: ...
-    @property
-    def d_min(self) -> float:
-        """Å."""
-
-    @property
-    def shapes(self) -> dict[Shape, int]:
-        """Grid shape to number of crystals."""
-
-    def count(self, split: str) -> int: ...
-    def batches(
-        self, split: str, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1, shuffle: bool = True
-    ) -> Iterator[Any]: ...
-    def steps(self, split: str, batch_size: int, world: int = 1) -> int: ...
+__all__ = ["Mean", "NonFiniteLossError", "fit", "predict", "train_epoch", "validate"]
 
 
 class NonFiniteLossError(ValueError):
@@ -92,102 +42,6 @@ class Mean:
     @property
     def value(self) -> float | None:
         return self.total / self.count if self.count else None
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the history. Losses are means over crystals, the squared error without halves or penalties."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float | None
-    seconds: float
-
-    @property
-    def score(self) -> float:
-        """What the best epoch has least of: the validation loss, or where nothing is held out the training loss."""
-        return self.train_loss if self.val_loss is None else self.val_loss
-
-
-@dataclass
-class TrainingState:
-    """Everything that changes in training, and what it must not be parted from.
-
-    `network` is what is called: the model itself, or DDP around it.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    config: TrainConfig
-    shape: Shape
-    seed: int
-    dataset_digest: str
-    d_min: float
-    epoch: int = 0
-    seconds: float = 0.0
-    history: list[Epoch] = field(default_factory=list)
-    network: nn.Module = None  # type: ignore[assignment]
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def __post_init__(self) -> None:
-        if self.network is None:
-            self.network = self.model
-
-    @classmethod
-    def fresh(
-        cls, config: TrainConfig, data: TrainingData, *, seed: int, device: torch.device | str = "cpu"
-    ) -> TrainingState:
-        """A network drawn from `seed`, and its optimizer. Raises as `check_trainable` does."""
-        check_trainable(config, data)
-        shape = min(data.shapes)
-        torch.manual_seed(seed)
-        model = build_model(config.model, shape).to(device)
-        return cls(
-            model, _optimizer(config, model), config, shape, seed, data.digest, data.d_min,
-            device=torch.device(device),
-        )  # fmt: skip
-
-    @property
-    def meta(self) -> ModelMeta:
-        return ModelMeta(
-            self.config, self.shape, self.seed, self.epoch, self.dataset_digest, self.d_min, self.seconds,
-            tuple(vars(e) for e in self.history),
-        )  # fmt: skip
-
-    def save(self, folder: str | Any) -> None:
-        checkpoint.save(folder, self.model, self.meta, self.optimizer)
-
-    def restore(self, folder: str | Any) -> None:
-        """Go on from a checkpoint of the same network and data.
-
-        Raises
-        ------
-        CheckpointError
-            The checkpoint is damaged, or of another network or data set.
-        """
-        model, meta = checkpoint.load_checkpoint(folder)
-        for name, ours, theirs in (
-            ("model", self.config.model, meta.config.model),
-            ("optimizer", self.config.optimizer, meta.config.optimizer),
-            ("data set", self.dataset_digest, meta.dataset_digest),
-        ):
-            if ours != theirs:
-                raise checkpoint.CheckpointError(f"{folder} was made with another {name} ({theirs}, not {ours})")
-        self.model.load_state_dict(model.state_dict())
-        checkpoint.load_optimizer(folder, self.optimizer)
-        self.epoch, self.seconds = meta.epoch, meta.seconds
-        self.history = [Epoch(**e) for e in meta.history]
-
-
-def check_trainable(config: TrainConfig, data: TrainingData) -> None:
-    """ValueError where there is nothing to train on, or an MLP is asked to read grids of several shapes."""
-    if not data.count("train"):
-        raise ValueError("the data set holds no training crystals: see the rejections in its summary.json")
-    if config.model.kind == "mlp" and len(data.shapes) > 1:
-        raise ValueError(
-            f"an MLP reads one grid shape, and this data set has {len(data.shapes)}: generate it with a fixed grid "
-            "(generate.grid.kind=fixed), or train a U-Net"
-        )
 
 
 def fit(
@@ -325,13 +179,3 @@ def _diagnosis(state: TrainingState, batch: Batch, loss_B: Tensor, where: str) -
         f"{what} (crystals {', '.join(bad[:5])}): training diverged; lower train.learning_rate "
         f"(now {state.config.learning_rate:g})"
     )
-
-
-def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    kinds: dict[str, type[torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "sgd": torch.optim.SGD,
-    }
-    make: Callable[..., torch.optim.Optimizer] = kinds[config.optimizer]
-    return make(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)

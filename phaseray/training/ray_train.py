@@ -1,52 +1,44 @@
 """The training loop on Ray Train: one worker or many, CPU or GPU, going on after failures.
 
-Every worker runs `loop.fit`; what this module adds is where workers run, how gradients are averaged
-(DDP), a checkpoint an epoch that a failed run restarts from, and progress that reaches the caller.
+What the driver does; what each worker does is in `worker`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray.train import (
-    Checkpoint,
     CheckpointConfig,
     FailureConfig,
     RunConfig,
     ScalingConfig,
-    get_checkpoint,
-    get_context,
-    report,
 )
-from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from phaseray.config import RayConfig, TrackingConfig, TrainConfig, digest, to_yaml
+from phaseray.config import ConfigError, RayConfig, TrackingConfig, TrainConfig, digest, to_yaml
 from phaseray.models import build_model, parameter_count
-from phaseray.pipeline.cluster import connected, quiet
+from phaseray.pipeline.cluster import connected
 from phaseray.pipeline.loading import open_dataset
 from phaseray.pipeline.storage import read_json, write_json, write_text
 from phaseray.tracking import Run, flat_params, prepare, run_name
 from phaseray.training import checkpoint
-from phaseray.training.loop import Mean, TrainingData, TrainingState, check_trainable, fit, predict
+from phaseray.training.lines import lines_to
+from phaseray.training.loop import NonFiniteLossError
+from phaseray.training.protocols import TrainingData
+from phaseray.training.state import check_trainable
+from phaseray.training.worker import Task, losses_in_words, work
 
 __all__ = ["TrainResult", "train"]
-
-SECONDS_BETWEEN_LINES = 10.0
-EXAMPLES = 2  # validation crystals drawn at each epoch
 
 
 @dataclass(frozen=True)
@@ -75,17 +67,6 @@ class TrainResult:
     dataset_digest: str
     key: str
     run_id: str | None
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What a worker is sent."""
-
-    config: TrainConfig
-    data: TrainingData
-    seed: int
-    run: Run | None
-    lines: Any
 
 
 def train(
@@ -155,9 +136,6 @@ def train(
     return summary
 
 
-# -- on the driver ---------------------------------------------------------------------------
-
-
 def _done(output: Path, key: str, config: TrainConfig, tracking: TrackingConfig | None) -> TrainResult | None:
     """The result of the same training, if it stands there whole."""
     try:
@@ -172,13 +150,13 @@ def _done(output: Path, key: str, config: TrainConfig, tracking: TrackingConfig 
 
 
 def _best(summary: TrainResult) -> str:
-    losses = _losses(summary.train_loss, summary.best_val_loss)
+    losses = losses_in_words(summary.train_loss, summary.best_val_loss)
     return f"best of {summary.epochs} epochs is {summary.best_epoch}, {losses}"
 
 
 def _opening(name: str, config: TrainConfig, data: TrainingData) -> str:
     with torch.device("meta"):
-        numbers = parameter_count(build_model(config.model, min(data.shapes)))
+        numbers = parameter_count(build_model(config.model, next(iter(data.shapes))))
     workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
     return (
         f"{name}: {numbers:,} parameters, {data.count('train'):,} crystals to train on and {data.count('val'):,} "
@@ -237,10 +215,10 @@ def _run(
     config: TrainConfig, data: TrainingData, storage: Path, name: str, seed: int, run: Run | None,
     progress: Callable[[str], None], callbacks: Sequence[Any],
 ) -> Any:  # fmt: skip
-    with _lines_to(progress) as lines:
+    with lines_to(progress) as lines:
         trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"task": _Task(config, data, seed, run, lines)},
+            work,
+            train_loop_config={"task": Task(config, data, seed, run, lines)},
             torch_config=TorchConfig(timeout_s=600),
             scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
             run_config=RunConfig(
@@ -261,7 +239,7 @@ def _run(
         except TrainingFailedError as error:
             for cause in getattr(error, "worker_failures", {}).values():
                 base = getattr(cause, "_base_exc", cause)
-                if isinstance(base, ValueError):
+                if isinstance(base, NonFiniteLossError | checkpoint.CheckpointError | ConfigError):
                     raise type(base)(str(base)) from error
             raise
 
@@ -300,174 +278,3 @@ def _finish(
         files = [output / checkpoint.MODEL_WEIGHTS, output / checkpoint.MODEL_JSON]
         run.model(model, meta.shape, files)
     return summary
-
-
-@contextmanager
-def _lines_to(progress: Callable[[str], None]) -> Iterator[Any]:
-    """An actor that takes lines from workers, and a thread that hands them on to `progress` here."""
-    actor = ray.remote(num_cpus=0)(_Lines).remote()
-    over = threading.Event()
-
-    def hand_on() -> None:
-        try:
-            while not over.wait(0.3):
-                for line in ray.get(actor.take.remote()):
-                    progress(line)
-            for line in ray.get(actor.take.remote(), timeout=5):
-                progress(line)
-        except ray.exceptions.RayError:
-            pass  # Ray is going down; what there was to say is said
-
-    thread = threading.Thread(target=hand_on, daemon=True)
-    thread.start()
-    try:
-        yield actor
-    finally:
-        over.set()
-        thread.join(10)
-        ray.kill(actor)
-
-
-class _Lines:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def put(self, line: str) -> None:
-        self.lines.append(line)
-
-    def take(self) -> list[str]:
-        taken, self.lines = self.lines, []
-        return taken
-
-
-# -- on a worker -----------------------------------------------------------------------------
-
-
-def _worker(received: dict[str, _Task]) -> None:
-    task = received["task"]
-    config, data = task.config, task.data
-    context = get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    quiet()
-    # Ray tells OpenMP to take one thread
-    torch.set_num_threads(config.threads_per_worker or max(1, _cores() // context.get_local_world_size()))
-    state = TrainingState.fresh(config, data, seed=task.seed, device=get_device())
-    before = get_checkpoint()
-    if before:
-        with before.as_directory() as folder:
-            state.restore(folder)
-    state.network = prepare_model(state.model, parallel_strategy="ddp" if world > 1 else None)
-    teller = _Teller(task, state, data.steps("train", config.batch_size, world)) if rank == 0 else None
-
-    def on_epoch(state: TrainingState) -> None:
-        line = state.history[-1]
-        metrics = {
-            "epoch": line.epoch,
-            "score": line.score,
-            "train/loss": line.train_loss,
-            "time/epoch_s": line.seconds,
-        }
-        if line.val_loss is not None:
-            metrics["val/loss"] = line.val_loss
-        with tempfile.TemporaryDirectory() as folder:
-            if teller:
-                state.save(folder)
-                teller.epoch(state, metrics)
-            report(metrics, checkpoint=Checkpoint.from_directory(folder) if teller else None)
-
-    fit(
-        state,
-        data,
-        on_epoch=on_epoch,
-        on_step=teller.step if teller else None,
-        rank=rank,
-        world=world,
-        add_up=(lambda mean: _add_up(mean, state.device)) if world > 1 else lambda mean: mean,
-        decide=(lambda stop: _decide(stop, state.device)) if world > 1 else lambda stop: stop,
-    )
-
-
-class _Teller:
-    """Rank 0's voice: lines of progress, and MLflow."""
-
-    def __init__(self, task: _Task, state: TrainingState, steps: int) -> None:
-        self.task, self.steps = task, steps
-        self.first, self.began = state.epoch, time.monotonic()
-        self.spoke = self.epoch_began = time.monotonic()
-        self.example = _example(task.data) if task.run else None
-        if state.epoch:
-            self._say(f"going on after epoch {state.epoch}")
-
-    def step(self, step: int, mean: Mean) -> None:
-        now = time.monotonic()
-        if now - self.spoke >= SECONDS_BETWEEN_LINES and step < self.steps:
-            left = (now - self.epoch_began) / step * (self.steps - step)
-            self._say(f"  step {step} of {self.steps}, loss {mean.value:.4f}, {_time(left)} left in this epoch")
-
-    def epoch(self, state: TrainingState, metrics: dict[str, float]) -> None:
-        line = state.history[-1]
-        config = self.task.config
-        now = time.monotonic()
-        left = (now - self.began) / (line.epoch - self.first) * (config.epochs - line.epoch)
-        if config.max_minutes is not None:
-            left = min(left, max(0.0, 60 * config.max_minutes - state.seconds))
-        losses = _losses(line.train_loss, line.val_loss)
-        self._say(f"epoch {line.epoch} of {config.epochs}: {losses}, {line.seconds:.1f} s, {_time(left)} left")
-        self.epoch_began = now
-        if self.task.run:
-            named = {k: v for k, v in metrics.items() if "/" in k}
-            self.task.run.metrics(named, step=line.epoch)
-            if self.example is not None:
-                self.task.run.image(_sections(state, self.example), step=line.epoch)
-
-    def _say(self, line: str) -> None:
-        self.spoke = time.monotonic()
-        self.task.lines.put.remote(line)
-
-
-def _example(data: TrainingData) -> Any:
-    return (
-        next(iter(data.batches("val", EXAMPLES, seed=0, epoch=0, shuffle=False)), None) if data.count("val") else None
-    )
-
-
-def _sections(state: TrainingState, batch: Any) -> np.ndarray:
-    """(H, W, 3) uint8: a section of the truth beside that of the prediction, a row a crystal, atoms outlined."""
-    from phaseray.evaluation.map_figures import comparison_image
-
-    (predicted,) = predict(state.model, state.meta, [batch])
-    rows = [
-        comparison_image(*atoms_and_maps, aligned=state.config.loss == "mse_any_origin")
-        for atoms_and_maps in zip(batch.density, predicted, batch.cell, batch.positions, batch.numbers, strict=True)
-    ]
-    width = max(row.shape[1] for row in rows)
-    return np.concatenate(
-        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    )
-
-
-def _add_up(mean: Mean, device: torch.device) -> Mean:
-    sums = torch.tensor([mean.total, mean.count], dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(sums)
-    total, count = sums.tolist()
-    return Mean(total, count)
-
-
-def _decide(stop: bool, device: torch.device) -> bool:
-    word = torch.tensor([stop], dtype=torch.int32, device=device)
-    torch.distributed.broadcast(word, 0)
-    return bool(word.item())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _losses(train: float, val: float | None) -> str:
-    return f"train loss {train:.4f}" + ("" if val is None else f", val loss {val:.4f}")
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

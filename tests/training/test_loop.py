@@ -7,7 +7,8 @@ import torch
 from phaseray.config import MlpConfig, TrainConfig, UNetConfig
 from phaseray.training.checkpoint import CheckpointError, load_checkpoint
 from phaseray.training.inputs import density_scale, network_input
-from phaseray.training.loop import Epoch, NonFiniteLossError, TrainingState, fit, predict, train_epoch
+from phaseray.training.loop import NonFiniteLossError, fit, predict, train_epoch
+from phaseray.training.state import Epoch, TrainingState
 from tests.training.memory_data import MemoryBatch, MemoryData, blobs
 
 SMALL_UNET = TrainConfig(model=UNetConfig(width=4, depth=2), batch_size=4, epochs=2)
@@ -55,10 +56,11 @@ def test_no_training_crystals_is_an_error():
         TrainingState.fresh(SMALL_MLP, MemoryData({"train": []}), seed=0)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_going_on_from_a_checkpoint_changes_nothing(tmp_path, optimizer):
+@pytest.mark.parametrize(("optimizer", "norm"), [("adam", "group"), ("adamw", "batch"), ("sgd", "none")])
+def test_going_on_from_a_checkpoint_changes_nothing(tmp_path, optimizer, norm):
     data = MemoryData.of()
-    config = SMALL_UNET.model_copy(update={"epochs": 4, "optimizer": optimizer})
+    model = UNetConfig(width=4, depth=2, norm=norm)
+    config = SMALL_UNET.model_copy(update={"epochs": 4, "optimizer": optimizer, "model": model})
     whole = fit(TrainingState.fresh(config, data, seed=1), data)
 
     first = fit(TrainingState.fresh(config.model_copy(update={"epochs": 2}), data, seed=1), data)

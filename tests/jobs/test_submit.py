@@ -1,0 +1,192 @@
+"""`ray job submit` to a head with a dashboard and token authentication, as on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from phaseray.pipeline.loading import open_dataset
+from tests.conftest import own_home
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent  # of the environment, links not followed
+CRYSTALS = 40
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray head of this test's own: its dashboard, and the environment in which it is reached."""
+
+    url: str
+    environment: dict[str, str]
+    folder: Path
+
+    def submit(self, *command: str, token: str | None = None) -> subprocess.CompletedProcess[str]:
+        """What a person types, from the project's folder; returns when the job is over."""
+        submit = [BIN / "ray", "job", "submit", "--address", self.url, "--working-dir", ".", "--", *command]
+        environment = self.environment | ({"RAY_AUTH_TOKEN": token} if token else {})
+        return subprocess.run(
+            submit, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+
+    def status(self, token: str | None) -> int:
+        """The HTTP status of the dashboard's version page."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{self.url}/api/version", headers=headers)) as page:
+                return int(page.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def running_head(home: Path) -> Iterator[Head]:
+    names = [
+        "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+        "runtime-env-agent-port", "metrics-export-port", "ray-client-server-port",
+    ]  # fmt: skip
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
+        "HOME": str(home),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # where the head finds `python` for its jobs
+        "RAY_TMPDIR": str(home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    start = [BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--dashboard-host=127.0.0.1"]
+    log = home / "head.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*start, *(f"--{name}={port}" for name, port in ports.items())],
+            cwd=home, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment, home)
+        wait_for_jobs(head, process, log)
+        yield head
+    finally:
+        process.terminate()  # stops what it started, in about 5 s
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for_jobs(head: Head, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until a node is there to run them."""
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if head.status(head.environment["RAY_AUTH_TOKEN"]) == 200 and "block forever" in log.read_text():
+                return
+        except OSError:
+            pass  # nobody listens yet
+        time.sleep(0.3)
+    pytest.fail(f"the head did not come up:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with own_home() as home, running_head(home) as head:
+        yield head
+
+
+def lines_of(job: subprocess.CompletedProcess[str]) -> list[str]:
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "\r" not in job.stdout
+    return [line.strip() for line in job.stdout.splitlines()]
+
+
+def test_crystals_become_shards_by_way_of_two_jobs(head: Head):
+    catalogue, shards = head.folder / "catalogue", head.folder / "shards"
+    config = ["--config", "jobs/small.yaml"]
+    sources = f"ingest.sources=[{{kind: synthetic, count: {CRYSTALS}}}]"
+    ingest = head.submit(
+        "python", "jobs/ingest.py", *config, "--out", str(catalogue), "--set", sources,
+        "--set", f"ingest.rows_per_part={CRYSTALS // 2}",
+    )  # fmt: skip
+    lines = lines_of(ingest)
+    assert f"ingest: 0 of {CRYSTALS} crystals" in lines
+    assert any(line.startswith(f"ingest: {CRYSTALS} of {CRYSTALS} crystals, ") for line in lines)
+
+    generate = head.submit(
+        "python", "jobs/generate.py", *config, "--catalogue", str(catalogue), "--out", str(shards),
+        "--set", "generate.rows_per_shard=16",
+    )  # fmt: skip
+    lines = lines_of(generate)
+    assert f"generate: 0 of {CRYSTALS} crystals" in lines
+    assert any(line.startswith(f"generate: {CRYSTALS} of {CRYSTALS} crystals, ") for line in lines)
+
+    data = open_dataset(shards)
+    assert any(line.split() == ["dataset", "digest", data.digest] for line in lines)
+    read = [
+        crystal_id
+        for split in ("train", "val", "test")
+        for batch in data.batches(split, 8, shuffle=False)
+        for crystal_id in batch.ids
+    ]
+    wanted = pq.read_table(catalogue / "inputs.parquet")["id"].to_pylist()
+    assert len(wanted) == CRYSTALS
+    assert sorted(read) == sorted(wanted)
+
+    # and with nothing of ours: the density's mean over the cell is F(000) / V
+    tables = [pq.read_table(path) for path in sorted(shards.rglob("*.parquet"))]
+    assert sorted(crystal_id for table in tables for crystal_id in table["id"].to_pylist()) == sorted(wanted)
+    for table in tables:
+        density, amplitude = (
+            table[name].combine_chunks().to_numpy_ndarray().astype(np.float64) for name in ("density", "amplitude")
+        )
+        assert density.shape[1:] == (16, 16, 16)
+        assert amplitude.shape[1:] == (16, 16, 9)
+        volume = table["volume"].to_numpy()
+        np.testing.assert_allclose(density.mean(axis=(1, 2, 3)) * volume, amplitude[:, 0, 0, 0], rtol=1e-4)
+    assert json.loads((shards / "summary.json").read_text())["ok"] == CRYSTALS
+
+
+def test_a_job_with_a_bad_config_fails_with_status_2_and_names_the_key(head: Head):
+    job = head.submit(
+        "python", "jobs/generate.py", "--config", "jobs/small.yaml", "--catalogue", "/nowhere",
+        "--out", str(head.folder / "never"), "--set", "generate.dmin=1",
+    )  # fmt: skip
+    assert job.returncode == 1  # all that `ray job submit` says of a job that failed
+    assert "exit code 2" in job.stdout
+    assert "generate.dmin" in job.stdout
+    assert "Traceback" not in job.stdout
+    assert not (head.folder / "never").exists()
+
+
+def test_without_the_token_nothing_is_served(head: Head):
+    token = head.environment["RAY_AUTH_TOKEN"]
+    assert [head.status(token), head.status(None), head.status("wrong")] == [200, 401, 403]
+    job = head.submit("python", "-c", "print('let in')", token="wrong")
+    assert job.returncode != 0
+    assert "Invalid authentication token" in job.stderr
+    assert "let in" not in job.stdout

@@ -83,11 +83,11 @@ def train(
     """Train a network on shards with Ray Train; a run of the same folder goes on where it stopped."""
     from dataclasses import asdict
 
-    from phaseray.config import ConfigError, load
+    from phaseray.config import Config, ConfigError, load
     from phaseray.tables import print_facts
     from phaseray.training.ray_train import train as run
 
-    settings = load(config, overrides)
+    settings: Config = load(config, overrides)
     if name is not None and name not in settings.models:
         raise ConfigError(f"the config has no models.{name}; it has: {', '.join(settings.models) or 'none'}")
     training = settings.models[name] if name else settings.train
@@ -104,8 +104,8 @@ def evaluate(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Compare models with each other and with zero phases on one held-out split; writes a report."""
-    from phaseray.config import ConfigError, load
     from phaseray.comparison import evaluate as run
+    from phaseray.config import ConfigError, load
     from phaseray.tables import print_scores
 
     models = {}

@@ -153,9 +153,9 @@ class Run:
         """Log the network with its signature; returns the model's URI.
 
         What is logged is the exported graph (pt2: no pickle, no phaseray needed to load it), from
-        (-1, 1, *shape) inputs as `phaseray.training.inputs.network_input` makes them to ρ/σ. It
-        takes any number of crystals, but the grid is bound to `shape`; `files` (the checkpoint) go
-        beside it for other grids.
+        (-1, 1, *shape) inputs as `phaseray.training.inputs.network_input` makes them to ρ/σ, both
+        with the origin in the middle of the grid. It takes any number of crystals, but the grid is
+        bound to `shape`; `files` (the checkpoint) go beside it for other grids.
         """
         _mlflow(self.uri)
         import torch

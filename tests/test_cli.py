@@ -22,7 +22,7 @@ def test_help_comes_within_three_seconds_and_lists_the_commands():
     done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
     seconds = time.monotonic() - began
     listed = {line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()}
-    assert COMMANDS <= listed
+    assert listed >= COMMANDS
     assert seconds < 3
 
 
@@ -97,7 +97,7 @@ def test_what_fails_at_work_is_status_1(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr("phaseray.pipeline.catalogue.ingest", full)
     assert cli.run(["ingest", "--out", "o"]) == 1
-    assert "error: no space left on device\n" == capsys.readouterr().err
+    assert capsys.readouterr().err == "error: no space left on device\n"
 
 
 def test_ctrl_c_is_status_1_and_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

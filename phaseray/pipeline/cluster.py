@@ -35,6 +35,8 @@ def connected(config: RayConfig) -> Iterator[None]:
             address="local",
             num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
             include_dashboard=False,
+            # what workers print is Ray's own talk; our progress comes back as results
+            log_to_driver=False,
             logging_level=logging.ERROR,
         )
     quiet()

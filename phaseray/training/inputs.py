@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phaseray.diffraction.grid import Shape
 
-__all__ = ["InputKind", "density_scale", "full_grid", "network_input"]
+__all__ = ["InputKind", "centred", "density_scale", "full_grid", "network_input", "uncentred"]
 
 InputKind = Literal["intensities", "amplitudes", "patterson", "zero_phase"]
 
@@ -26,10 +26,9 @@ def network_input(kind: InputKind, amplitude_BDHK: Tensor, shape: Shape) -> Tens
     Parameters
     ----------
     kind
-        "intensities", "amplitudes": the whole diffraction pattern |F|² or |F|, h = 000 at the
-        centre voxel n // 2 of every axis and set to 0 there.
-        "patterson": Σ |F|² exp(-2πi h·x), "zero_phase": Σ |F| exp(-2πi h·x), both over h ≠ 000 and
-        with x = 0 at the first voxel, as the density has it.
+        "intensities", "amplitudes": the whole diffraction pattern |F|² or |F|, h = 000 set to 0.
+        "patterson": Σ |F|² exp(-2πi h·x), "zero_phase": Σ |F| exp(-2πi h·x), both over h ≠ 000.
+        All have their origin (h = 000, or x = 0) at the centre voxel n // 2 of every axis: see `centred`.
     shape : the three sides of the whole grid
     """
     _check(amplitude_BDHK, shape)
@@ -39,12 +38,28 @@ def network_input(kind: InputKind, amplitude_BDHK: Tensor, shape: Shape) -> Tens
         # rms 1 first: squares of amplitudes of heavy crystals, summed, come near the end of float16 and autocast
         a_BDHK = _unit_rms(a_BDHK).square()
     if kind in {"intensities", "amplitudes"}:
-        x_BDHW = torch.fft.fftshift(full_grid(a_BDHK, shape), dim=(1, 2, 3))
+        x_BDHW = full_grid(a_BDHK, shape)
     elif kind in {"patterson", "zero_phase"}:
         x_BDHW = torch.fft.irfftn(a_BDHK, s=shape, dim=(1, 2, 3), norm="forward")
     else:
         raise ValueError(f"train.input is one of intensities, amplitudes, patterson, zero_phase; not {kind!r}")
-    return _unit_rms(x_BDHW)[:, None]
+    return _unit_rms(centred(x_BDHW))[:, None]
+
+
+def centred(x_BDHW: Tensor) -> Tensor:
+    """The origin moved from the first voxel, where grids on disk have it, to voxel n // 2.
+
+    Networks see and make centred grids, so that what belongs to the origin of the pattern and of
+    the density is in the same place, and away from a zero-padded border.
+    """
+    shifted: Tensor = torch.fft.fftshift(x_BDHW, dim=(1, 2, 3))
+    return shifted
+
+
+def uncentred(y_BDHW: Tensor) -> Tensor:
+    """The inverse of `centred`."""
+    shifted: Tensor = torch.fft.ifftshift(y_BDHW, dim=(1, 2, 3))
+    return shifted
 
 
 def full_grid(half_BDHK: Tensor, shape: Shape) -> Tensor:

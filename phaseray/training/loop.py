@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from phaseray.training.checkpoint import ModelMeta
-from phaseray.training.inputs import density_scale, network_input
+from phaseray.training.inputs import density_scale, network_input, uncentred
 from phaseray.training.losses import LOSSES
 from phaseray.training.protocols import Amplitudes, Batch, TrainingData
 from phaseray.training.state import Epoch, TrainingState
@@ -155,7 +155,7 @@ def predict(model: nn.Module, meta: ModelMeta, batches: Iterable[Amplitudes]) ->
         a_BDHK = torch.tensor(batch.amplitude, device=device)
         scale_B = density_scale(a_BDHK, batch.shape, torch.tensor(batch.volume, device=device))
         y_BDHW = model(network_input(meta.config.input, a_BDHK, batch.shape))[:, 0]
-        yield (y_BDHW * scale_B[:, None, None, None]).cpu().numpy()
+        yield (uncentred(y_BDHW) * scale_B[:, None, None, None]).cpu().numpy()
 
 
 def _losses(state: TrainingState, batch: Batch, network: nn.Module | None = None) -> Tensor:
@@ -166,7 +166,7 @@ def _losses(state: TrainingState, batch: Batch, network: nn.Module | None = None
     target_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device) / scale_B[:, None, None, None]
     x_BCDHW = network_input(state.config.input, a_BDHK, batch.shape)
     y_BCDHW = (network or state.network)(x_BCDHW)
-    return LOSSES[state.config.loss](y_BCDHW[:, 0], target_BDHW)
+    return LOSSES[state.config.loss](uncentred(y_BCDHW[:, 0]), target_BDHW)
 
 
 def _diagnosis(state: TrainingState, batch: Batch, loss_B: Tensor, where: str) -> str:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from phaseray.training.inputs import density_scale, full_grid, network_input
+from phaseray.training.inputs import centred, density_scale, full_grid, network_input, uncentred
 from tests.training.memory_data import blobs
 
 SHAPES = [(6, 8, 10), (4, 4, 4), (5, 6, 7)]
@@ -36,7 +36,7 @@ def test_the_diffraction_pattern_is_centred_and_lacks_f000(shape, kind, power):
 def test_the_patterson_is_the_autocorrelation_of_the_density(shape):
     density = np.random.default_rng(2).normal(size=(1, *shape))
     density -= density.mean()
-    x = network_input("patterson", torch.tensor(half_of(density)), shape).numpy()[0, 0]
+    x = uncentred(network_input("patterson", torch.tensor(half_of(density)), shape)[:, 0]).numpy()[0]
     for shift in [(0, 0, 0), (1, 0, 2), (3, 2, 1)]:
         product = (density[0] * np.roll(density[0], shift, (0, 1, 2))).sum()
         assert x[shift] / x[0, 0, 0] == pytest.approx(product / (density**2).sum(), abs=1e-4)
@@ -44,7 +44,7 @@ def test_the_patterson_is_the_autocorrelation_of_the_density(shape):
 
 def test_the_zero_phase_map_is_highest_at_the_origin_and_even():
     batch = blobs((8, 8, 8), 3, seed=3)
-    x = network_input("zero_phase", torch.tensor(batch.amplitude), batch.shape)[:, 0]
+    x = uncentred(network_input("zero_phase", torch.tensor(batch.amplitude), batch.shape)[:, 0])
     assert (x.flatten(1).argmax(1) == 0).all()
     torch.testing.assert_close(x, x.flip(1, 2, 3).roll((1, 1, 1), (1, 2, 3)), atol=1e-5, rtol=1e-4)
 
@@ -76,3 +76,10 @@ def test_the_scale_is_the_rms_of_the_density_about_its_mean(shape):
 def test_a_wrong_shape_is_an_error():
     with pytest.raises(ValueError, match="amplitudes of a"):
         network_input("patterson", torch.zeros(1, 4, 4, 4), (4, 4, 4))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_centred_grids_have_their_origin_in_the_middle(shape):
+    x = torch.rand(2, *shape)
+    assert (centred(x)[:, shape[0] // 2, shape[1] // 2, shape[2] // 2] == x[:, 0, 0, 0]).all()
+    torch.testing.assert_close(uncentred(centred(x)), x)

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
 from phaseray.config import MlpConfig, TrainConfig
-from phaseray.training.inputs import density_scale, network_input
+from phaseray.training.inputs import centred, density_scale, network_input
 from phaseray.training.loop import fit
 from phaseray.training.state import TrainingState
 from tests.training.memory_data import MemoryData
@@ -26,7 +26,8 @@ def table(batch):
     amplitude = torch.tensor(batch.amplitude)
     x = network_input("intensities", amplitude, batch.shape)
     scale = density_scale(amplitude, batch.shape, torch.tensor(batch.volume))
-    return x.flatten(1).numpy(), batch.density.reshape(len(x), -1) / scale.numpy()[:, None]
+    y = centred(torch.tensor(batch.density)).flatten(1).numpy()
+    return x.flatten(1).numpy(), y / scale.numpy()[:, None]
 
 
 def sklearn_fit(regressor, X, y):

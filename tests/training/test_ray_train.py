@@ -24,7 +24,7 @@ from phaseray.training.state import TrainingState
 from tests.training import memory_data
 from tests.training.memory_data import MemoryData
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SMALL = TrainConfig(model=UNetConfig(width=4, depth=2), batch_size=4, epochs=3, threads_per_worker=1)
 

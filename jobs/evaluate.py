@@ -7,4 +7,5 @@ import sys
 
 from phaseray.cli import main
 
-main(["evaluate", *sys.argv[1:]])
+if __name__ == "__main__":
+    main(["evaluate", *sys.argv[1:]])

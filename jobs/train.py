@@ -7,4 +7,5 @@ import sys
 
 from phaseray.cli import main
 
-main(["train", *sys.argv[1:]])
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])

@@ -38,7 +38,7 @@ def ingest(config: Config, out: str | Path) -> dict[str, Any]:
     dict
         The facts of summary.json: counts by status, code and split, seconds, crystals a second.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     began = time.monotonic()
     identity = {
         "command": "ingest",

@@ -49,7 +49,7 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
     dict
         The facts of summary.json: counts, bytes, seconds, crystals a second.
     """
-    catalogue, out = Path(catalogue).absolute(), Path(out)
+    catalogue, out = Path(catalogue).absolute(), Path(out).absolute()
     began = time.monotonic()
     facts = catalogues.catalogue_facts(catalogue)
     identity = {

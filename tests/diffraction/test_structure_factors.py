@@ -1,5 +1,7 @@
 """Structure factors against gemmi 0.7.5's direct summation, and against the laws they obey."""
 
+from pathlib import Path
+
 import gemmi
 import numpy as np
 import pytest
@@ -7,11 +9,13 @@ from hypothesis import given, settings
 from numpy.testing import assert_allclose
 
 from phaseray import Crystal, Rejection, backend, structure_factors
+from phaseray.config import CifSource
 from phaseray.diffraction import separable
 from phaseray.diffraction import structure_factors as module
 from phaseray.diffraction.grid import complete_d_min
 from phaseray.diffraction.scattering import Probe
 from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.sources.files import list_inputs, read_inputs
 from phaseray.sources.prototypes import count, prototype
 from tests.strategies import CELLS, DISPLACEMENTS, crystals, gemmi_structure, indices_of, random_crystal, shifts
 
@@ -61,6 +65,32 @@ def test_real_crystals_of_every_system() -> None:
         grid = structure_factor_grid(crystal, shape, 1.0).reshape(-1)[within]
         assert np.abs(grid - by_gemmi(crystal, hkl))[1:].max() / crystal.n_electrons < ACCURACY
     assert len(seen) == 7
+
+
+def test_measured_crystals_of_every_system(shared_data: Path) -> None:
+    """Real CIFs with anisotropic displacements and partial occupancies, all reflections to 1 Å."""
+    refs = list(list_inputs(CifSource(path=str(shared_data / "cif.tar.xz")), 0))[::9]
+    seen: dict[str, int] = {}
+    anisotropic = partial = 0
+    for _, found, _ in read_inputs(refs):
+        if isinstance(found, Rejection) or found.n_atoms > 80 or found.volume > 1200 or not found.space_group_number:
+            continue
+        crystal = found.with_default_u_iso(0.02)
+        system = gemmi.find_spacegroup_by_number(crystal.space_group_number).crystal_system_str()
+        interesting = crystal.u_aniso is not None or (crystal.occupancy < 1).any()
+        if seen.get(system, 0) >= (8 if interesting else 3):
+            continue
+        seen[system] = seen.get(system, 0) + 1
+        anisotropic += crystal.u_aniso is not None
+        partial += bool((crystal.occupancy < 1).any())
+        shape = tuple(2 * int(edge) + 4 for edge in crystal.cell[:3])
+        within = sphere(crystal, shape, 1.0)
+        hkl = indices_of(shape)[within]
+        grid = structure_factor_grid(crystal, shape, 1.0).reshape(-1)[within]
+        assert np.abs(grid - by_gemmi(crystal, hkl))[1:].max() / crystal.n_electrons < ACCURACY
+    assert len(seen) == 7
+    assert anisotropic >= 5
+    assert partial >= 5
 
 
 @pytest.mark.parametrize("displacement", DISPLACEMENTS)

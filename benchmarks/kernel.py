@@ -1,11 +1,11 @@
-"""The kernel beside gemmi's direct summation: the same crystals, the same reflections, one thread, one run.
+"""The kernel beside gemmi and cctbx: the same crystals, the same reflections, one thread, one run.
 
     OMP_NUM_THREADS=1 python benchmarks/kernel.py FOLDER_OR_ARCHIVE_OF_CIFS [--json out.json]
 
 Without an argument the AFLOW prototypes are used. For every crystal of at most --max-atoms atoms in
 the cell: F on the half grid and the density (ours), and F of the reflections in that half grid by
-gemmi (StructureFactorCalculatorX, on the same atoms of the whole cell). The largest difference is
-given as a share of F(000).
+gemmi (StructureFactorCalculatorX, direct summation) and, where cctbx is installed (the extra `bench`),
+by its two algorithms, on the same atoms of the whole cell. Differences are shares of F(000).
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import json
+import pickle
+import subprocess
+import sys
+import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -53,6 +59,9 @@ def gemmi_p1(crystal: Crystal) -> gemmi.SmallStructure:
 def indices(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Places in the half grid that hold reflections, and their Miller indices."""
     where = np.argwhere(f != 0)
+    # of the pairs (h, k, 0) and (-h, -k, 0) one is enough
+    mate = (where[:, 2] == 0) & ((where[:, 0] > SHAPE[0] // 2) | ((where[:, 0] == 0) & (where[:, 1] > SHAPE[1] // 2)))
+    where = where[~mate]
     hkl = where.copy()
     for axis in (0, 1):
         hkl[:, axis] -= np.where(where[:, axis] > SHAPE[axis] // 2, SHAPE[axis], 0)
@@ -67,6 +76,11 @@ def crystals(source: str | None, max_atoms: int, most: int) -> list[Crystal]:
             kept.append(found.with_default_u_iso(0.02))
     step = max(1, len(kept) // most)
     return kept[::step]
+
+
+def largest_difference(crystal: Crystal, f: np.ndarray, reference: np.ndarray, hkl: np.ndarray) -> float:
+    """Of all reflections but 000: the tables' fit misses f(0) = Z, which we give exactly."""
+    return float(np.abs(f - reference)[(hkl != 0).any(1)].max(initial=0.0) / crystal.n_electrons)
 
 
 def system(crystal: Crystal) -> str:
@@ -91,6 +105,27 @@ def timed_gemmi(crystal: Crystal, hkl: np.ndarray) -> tuple[float, np.ndarray]:
     return time.perf_counter() - t0, np.array(summed)
 
 
+def timed_cctbx(chosen: list[Crystal], reflections: list[np.ndarray]) -> list[dict[str, tuple[float, np.ndarray]]]:
+    """For each crystal: algorithm to seconds and values. Nothing where cctbx is not installed."""
+    if find_spec("cctbx") is None:
+        print("cctbx is not installed (pip install -e '.[bench]'): left out")
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "crystals", Path(folder) / "results"
+        handed = [
+            {
+                "cell": c.cell.tolist(), "symbols": [gemmi.Element(int(z)).name for z in c.numbers],
+                "positions": c.positions.tolist(), "occupancy": c.occupancy.tolist(), "u_iso": c.u_iso.tolist(),
+                "u_aniso": None if c.u_aniso is None else c.u_aniso.tolist(), "hkl": hkl.tolist(),
+            }
+            for c, hkl in zip(chosen, reflections, strict=True)
+        ]  # fmt: skip
+        source.write_bytes(pickle.dumps(handed))
+        script = Path(__file__).with_name("cctbx_reference.py")
+        subprocess.run([sys.executable, script, source, target], check=True)
+        return list(pickle.loads(target.read_bytes()))  # noqa: S301 - written a moment ago by our own process
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", help="folder, archive or file of CIFs")
@@ -108,20 +143,19 @@ def main() -> None:
     for crystal, (f_seconds, fft_seconds, f) in zip(chosen, ours, strict=True):
         where, hkl = indices(f)
         theirs, summed = min(timed_gemmi(crystal, hkl), timed_gemmi(crystal, hkl), key=lambda t: t[0])
-        # the tables' fit misses f(0) = Z, which we give exactly
-        difference = np.abs(f[tuple(where.T)] - summed)[(hkl != 0).any(1)].max(initial=0.0)
-        error = float(difference / crystal.n_electrons)
+        error = largest_difference(crystal, f[tuple(where.T)], summed, hkl)
         worst = max(worst, error)
         by_system.setdefault(system(crystal), []).append((crystal, len(hkl), error))
         rows.append((crystal.n_atoms, len(hkl), crystal.u_aniso is not None, f_seconds, fft_seconds, theirs))
-    atoms, reflections, aniso, ours, fft, theirs = (np.array(column) for column in zip(*rows, strict=True))
-    together = ours + fft
-    facts = {
+    references = timed_cctbx(chosen, [indices(f)[1] for _, _, f in ours])
+    atoms, reflections, aniso, ours_f, fft, theirs = (np.array(column) for column in zip(*rows, strict=True))
+    together = ours_f + fft
+    facts: dict[str, Any] = {
         "crystals": len(rows),
         "anisotropic": int(aniso.sum()),
         "median_atoms": float(np.median(atoms)),
         "median_reflections": float(np.median(reflections)),
-        "ms_f": 1e3 * float(ours.mean()),
+        "ms_f": 1e3 * float(ours_f.mean()),
         "ms_density": 1e3 * float(fft.mean()),
         "ms_both": 1e3 * float(together.mean()),
         "ms_both_median": 1e3 * float(np.median(together)),
@@ -140,6 +174,24 @@ def main() -> None:
     print(f"gemmi, F alone       {facts['ms_gemmi']:8.2f} ms   (median {facts['ms_gemmi_median']:.2f})")
     print(f"faster by            {facts['ratio_of_means']:8.1f} x    (medians {facts['ratio_of_medians']:.1f})")
     print(f"largest |ΔF| / F(000) {worst:.1e}")
+    for algorithm in ("direct", "fft") if references else ():
+        seconds = np.array([r[algorithm][0] for r in references])
+        errors = [
+            largest_difference(c, f[tuple(indices(f)[0].T)], r[algorithm][1], indices(f)[1])
+            for c, (_, _, f), r in zip(chosen, ours, references, strict=True)
+        ]
+        facts[f"cctbx_{algorithm}"] = {
+            "ms": 1e3 * float(seconds.mean()),
+            "ms_median": 1e3 * float(np.median(seconds)),
+            "ratio_of_means": float(seconds.mean() / together.mean()),
+            "ratio_to_f_alone": float(seconds.mean() / ours_f.mean()),
+            "largest_difference_of_f000": max(errors),
+            "median_largest_difference": float(np.median(errors)),
+        }
+        print(
+            f"cctbx, {algorithm:6s}        {1e3 * seconds.mean():8.2f} ms   (median {1e3 * np.median(seconds):.2f}); "
+            f"faster by {seconds.mean() / together.mean():.1f} x; largest |ΔF| / F(000) {max(errors):.1e} (median {np.median(errors):.1e})"
+        )
     print(
         f"\n{'system':14s}{'crystals':>9s}{'anisotropic':>13s}{'partial':>9s}{'reflections':>13s}   max |ΔF| / F(000)"
     )

@@ -190,7 +190,8 @@ def main() -> None:
         }
         print(
             f"cctbx, {algorithm:6s}        {1e3 * seconds.mean():8.2f} ms   (median {1e3 * np.median(seconds):.2f}); "
-            f"faster by {seconds.mean() / together.mean():.1f} x; largest |ΔF| / F(000) {max(errors):.1e} (median {np.median(errors):.1e})"
+            f"faster by {seconds.mean() / together.mean():.1f} x;"
+            f" largest |ΔF| / F(000) {max(errors):.1e} (median {np.median(errors):.1e})"
         )
     print(
         f"\n{'system':14s}{'crystals':>9s}{'anisotropic':>13s}{'partial':>9s}{'reflections':>13s}   max |ΔF| / F(000)"

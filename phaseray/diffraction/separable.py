@@ -157,7 +157,9 @@ def by_recurrence(atoms: Atoms, box: Box, shape: Shape) -> Array:
     h, k, layers = h[order], k[order], layers[order]
     hk = np.stack([h, k]).astype(np.float32)
     ih, ik = xp.asarray(h % len(box.indices[0])), xp.asarray(k % len(box.indices[1]))
-    widths = [int((layers > level).sum()) for level in range(int(layers.max()))]
+    # how many columns reach above each layer
+    widths = np.bincount(layers)[::-1].cumsum()[::-1][1:].tolist()
+    levels = np.arange(len(widths))
     sums: list[Array] = []
     step = max(1, BLOCK // len(h))
     for begin in range(0, len(atoms.occupancy), step):
@@ -173,17 +175,18 @@ def by_recurrence(atoms: Atoms, box: Box, shape: Shape) -> Array:
         climb = xp.exp(xp.asarray((2 * beta[:, 4:]) @ hk))
         turn = xp.asarray(np.exp(2j * np.pi * some.positions[:, 2, None]).astype(np.complex64))
         factor = climb * turn
+        weights = share * np.exp(beta[:, 2] * (levels * levels)[:, None, None])  # levels, t, n
+        weights_xp = xp.asarray(weights.astype(np.complex64))
         for level, width in enumerate(widths):
             if level:
                 term = term[:, :width] * factor[:, :width]
-            weight = xp.asarray((share * np.exp(beta[:, 2] * level**2)).astype(np.complex64))
-            part = weight @ term
+            part = weights_xp[level, ...] @ term
             if begin:
                 sums[level] = sums[level] + part
             else:
                 sums.append(part)
     column = np.concatenate([order[:width] for width in widths])
-    layer = np.arange(len(widths)).repeat(widths)
+    layer = levels.repeat(widths)
     f = box.form_factors(atoms, box.s2.reshape(inside.shape)[column, layer])
     values = xp.sum(xp.concat(sums, axis=1) * f, axis=0)
     values = values * xp.asarray(inside[column, layer].astype(np.float32))

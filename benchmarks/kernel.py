@@ -39,23 +39,6 @@ from phaseray.sources.files import list_inputs, read_inputs
 SHAPE, D_MIN = (32, 32, 32), 1.0
 
 
-def gemmi_p1(crystal: Crystal) -> gemmi.SmallStructure:
-    small = gemmi.SmallStructure()
-    small.cell = gemmi.UnitCell(*crystal.cell)
-    small.spacegroup = gemmi.SpaceGroup("P 1")
-    small.setup_cell_images()
-    for i in range(crystal.n_atoms):
-        site = gemmi.SmallStructure.Site()
-        site.element = gemmi.Element(int(crystal.numbers[i]))
-        site.fract = gemmi.Fractional(*crystal.positions[i])
-        site.occ = crystal.occupancy[i]
-        site.u_iso = crystal.u_iso[i]
-        if crystal.u_aniso is not None:
-            site.aniso = gemmi.SMat33d(*crystal.u_aniso[i])
-        small.add_site(site)
-    return small
-
-
 def indices(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Places in the half grid that hold reflections, and their Miller indices."""
     where = np.argwhere(f != 0)
@@ -97,7 +80,7 @@ def timed_ours(crystal: Crystal) -> tuple[float, float, np.ndarray]:
 
 
 def timed_gemmi(crystal: Crystal, hkl: np.ndarray) -> tuple[float, np.ndarray]:
-    small = gemmi_p1(crystal)
+    small = crystal.to_gemmi()
     calculator = gemmi.StructureFactorCalculatorX(small.cell)
     reflections = hkl.tolist()
     t0 = time.perf_counter()

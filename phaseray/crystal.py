@@ -241,7 +241,7 @@ class Crystal:
             u_aniso = np.where(unknown[:, None], isotropic_u_aniso(self.cell, u_iso), u_aniso)
         return replace(self, u_iso=np.where(unknown, u_iso, self.u_iso), u_aniso=u_aniso)
 
-    # -- pymatgen ---------------------------------------------------------------------------
+    # -- other programs' structures ---------------------------------------------------------------------------
 
     @classmethod
     def from_pymatgen(cls, structure: Structure, **known: Any) -> Crystal:
@@ -300,6 +300,24 @@ class Crystal:
             u_iso.append(float(self.u_iso[first]))
         lattice = Lattice.from_parameters(*self.cell)
         return Structure(lattice, species, positions, site_properties={"u_iso": u_iso})
+
+    def to_gemmi(self) -> gemmi.SmallStructure:
+        """The P1 structure for gemmi's calculators; occupancies are crystallographic."""
+        small = gemmi.SmallStructure()
+        small.cell = gemmi.UnitCell(*self.cell)
+        small.spacegroup = gemmi.SpaceGroup("P 1")
+        small.setup_cell_images()
+        for i in range(self.n_atoms):
+            site = gemmi.SmallStructure.Site()
+            deuterium = self.numbers[i] == 1 and self.isotopes[i] == 2
+            site.element = gemmi.Element("D") if deuterium else gemmi.Element(int(self.numbers[i]))
+            site.fract = gemmi.Fractional(*self.positions[i])
+            site.occ = self.occupancy[i]
+            site.u_iso = self.u_iso[i]
+            if self.u_aniso is not None:
+                site.aniso = gemmi.SMat33d(*self.u_aniso[i])
+            small.add_site(site)
+        return small
 
 
 def orthogonalization_matrix(cell: ArrayLike) -> Floats:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gemmi
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -58,22 +59,9 @@ fractions = st.floats(-1.0, 1.0, allow_nan=False)
 shifts = st.tuples(fractions, fractions, fractions)
 
 
-def gemmi_structure(crystal: Crystal) -> gemmi.SmallStructure:
-    """The same P1 structure for gemmi's calculators."""
-    small = gemmi.SmallStructure()
-    small.cell = gemmi.UnitCell(*crystal.cell)
-    small.spacegroup = gemmi.SpaceGroup("P 1")
-    small.setup_cell_images()
-    for i in range(crystal.n_atoms):
-        site = gemmi.SmallStructure.Site()
-        site.element = gemmi.Element(int(crystal.numbers[i]))
-        site.fract = gemmi.Fractional(*crystal.positions[i])
-        site.occ = crystal.occupancy[i]
-        site.u_iso = crystal.u_iso[i]
-        if crystal.u_aniso is not None:
-            site.aniso = gemmi.SMat33d(*crystal.u_aniso[i])
-        small.add_site(site)
-    return small
+def moved(crystal: Crystal, shift: tuple[float, float, float]) -> Crystal:
+    """The same crystal, its origin elsewhere."""
+    return replace(crystal, positions=crystal.positions + shift)
 
 
 def indices_of(shape: tuple[int, int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
 from pymatgen.core import Composition, Element, Lattice, Species, Structure
 
 from phaseray.crystal import REJECTION_CODES, Crystal, Rejection, isotropic_u_aniso, orthogonalization_matrix
-from tests.strategies import CELLS, crystals, gemmi_structure, random_crystal
+from tests.strategies import CELLS, crystals, random_crystal
 
 CUBIC = (4.0, 4.0, 4.0, 90.0, 90.0, 90.0)
 
@@ -167,7 +167,7 @@ def test_cartesian_u_is_that_of_gemmi(made: Crystal):
     """Debye-Waller factors: hᵀ U_cart h from ours against gemmi's own from U_cif."""
     cell = gemmi.UnitCell(*made.cell)
     ours = made.cartesian_u()
-    for i, site in enumerate(gemmi_structure(made).sites):
+    for i, site in enumerate(made.to_gemmi().sites):
         for hkl in [(1, 0, 0), (0, 2, -1), (3, -2, 1)]:
             s = np.linalg.solve(made.orthogonalization.T, hkl)
             if made.u_aniso is None:

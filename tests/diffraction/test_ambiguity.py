@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from phaseray import Crystal, backend, density
 from phaseray.diffraction import ambiguity, maps
 from phaseray.diffraction.structure_factors import structure_factor_grid
-from tests.strategies import CELLS, crystals, random_crystal, shifts
+from tests.strategies import CELLS, crystals, moved, random_crystal, shifts
 
 SHAPE = (16, 18, 20)
 
@@ -17,12 +17,9 @@ SHAPE = (16, 18, 20)
 @given(crystals, shifts)
 @settings(max_examples=20, deadline=None)
 def test_moving_the_origin_moves_the_crystal(crystal: Crystal, shift: tuple[float, float, float]) -> None:
-    moved = Crystal(
-        cell=crystal.cell, numbers=crystal.numbers, positions=crystal.positions + shift,
-        occupancy=crystal.occupancy, u_iso=crystal.u_iso, u_aniso=crystal.u_aniso,
-    )  # fmt: skip
+    other = moved(crystal, shift)
     f = ambiguity.move_origin(structure_factor_grid(crystal, SHAPE, 1.2), shift)
-    assert_allclose(f, structure_factor_grid(moved, SHAPE, 1.2), atol=2e-5 * crystal.n_electrons)
+    assert_allclose(f, structure_factor_grid(other, SHAPE, 1.2), atol=2e-5 * crystal.n_electrons)
 
 
 def test_other_hand_is_the_inverted_crystal(xp) -> None:

@@ -17,14 +17,14 @@ from phaseray.diffraction.scattering import Probe
 from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.sources.files import list_inputs, read_inputs
 from phaseray.sources.prototypes import count, prototype
-from tests.strategies import CELLS, DISPLACEMENTS, crystals, gemmi_structure, indices_of, random_crystal, shifts
+from tests.strategies import CELLS, DISPLACEMENTS, crystals, indices_of, moved, random_crystal, shifts
 
 SHAPE = (24, 28, 32)
 ACCURACY = 1e-5  # of F(000), the promise of first light; single precision gives 2e-7
 
 
 def by_gemmi(crystal: Crystal, hkl: np.ndarray, calculator=gemmi.StructureFactorCalculatorX) -> np.ndarray:
-    small = gemmi_structure(crystal)
+    small = crystal.to_gemmi()
     summation = calculator(small.cell)
     return np.array([summation.calculate_sf_from_small_structure(small, h) for h in hkl.tolist()])
 
@@ -117,14 +117,11 @@ def test_friedel(crystal: Crystal) -> None:
 @given(crystals, shifts)
 @settings(max_examples=25, deadline=None)
 def test_shift_theorem(crystal: Crystal, shift: tuple[float, float, float]) -> None:
-    moved = Crystal(
-        cell=crystal.cell, numbers=crystal.numbers, positions=crystal.positions + shift,
-        occupancy=crystal.occupancy, u_iso=crystal.u_iso, u_aniso=crystal.u_aniso,
-    )  # fmt: skip
+    other = moved(crystal, shift)
     hkl = indices_of((6, 6, 6))
     ramp = np.exp(2j * np.pi * (hkl @ shift))
     assert_allclose(
-        structure_factors(moved, hkl), structure_factors(crystal, hkl) * ramp, atol=1e-9 * crystal.n_electrons
+        structure_factors(other, hkl), structure_factors(crystal, hkl) * ramp, atol=1e-9 * crystal.n_electrons
     )
 
 

@@ -63,7 +63,13 @@ def inspect(path: str | Path, out: str | Path | None = None) -> dict[str, Any]:
     else:
         summary, table = _catalogue(path)
         examples = _computed_examples(path, table)
-    summary = {"kind": kind, "folder": str(path), "phaseray": phaseray.__version__, **summary, **_counts(table, summary)}
+    summary = {
+        "kind": kind,
+        "folder": str(path),
+        "phaseray": phaseray.__version__,
+        **summary,
+        **_counts(table, summary),
+    }
     summary["report"] = str(_report(out, summary, list(examples)))
     summary["out"] = str(out)
     write_json(out / "summary.json", summary)
@@ -183,7 +189,7 @@ def _chosen(table: pa.Table) -> list[int]:
     formulas = table["formula"].to_pylist()
     rows: dict[str, int] = {}
     for i in np.linspace(0.05, 0.95, PICTURES) * (len(order) - 1):
-        for row in order[int(round(i)) :]:
+        for row in order[round(float(i)) :]:
             if formulas[row] not in rows:
                 rows[formulas[row]] = int(row)
                 break

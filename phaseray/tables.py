@@ -106,6 +106,7 @@ def print_inspection(summary: Mapping[str, Any]) -> None:
 
 
 _BAR_ROWS = 8
+_CODES = 6
 _FOLDED = ("Space group", "Crystals with")  # names, of which the rarest may be left out; ranges are all shown
 
 
@@ -135,18 +136,18 @@ def _bar(share: float, room: int) -> str:
 def _print_rejections(console: Console, summary: Mapping[str, Any]) -> None:
     if not summary["rejections"]:
         return
-    most = 6
-    table = Table(title="rejected", box=box.SIMPLE_HEAD, title_justify="left", show_header=False, padding=(0, 1))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(justify="right")
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for r in summary["rejections"][:most]:
-        example = r["examples"][0]
-        table.add_row(r["code"], f"{r['count']:,}", Text(f"{example['id']}: {example['sentence']}"))
-    rest = summary["rejections"][most:]
+    shown, rest = summary["rejections"][:_CODES], summary["rejections"][_CODES:]
+    rows = [(r["code"], f"{r['count']:,}", "{id}: {sentence}".format(**r["examples"][0])) for r in shown]
     if rest:
-        table.add_row(f"{len(rest)} more", f"{sum(r['count'] for r in rest):,}", ", ".join(r["code"] for r in rest))
-    console.print(table)
+        rows.append((f"{len(rest)} more", f"{sum(r['count'] for r in rest):,}", ", ".join(r["code"] for r in rest)))
+    codes, counts = max(len(code) for code, _, _ in rows), max(len(count) for _, count, _ in rows)
+    console.print(Text("Rejected, with an example", style="bold"))
+    for code, count, words in rows:
+        line = Text(f"{code:<{codes}} {count:>{counts}}  ")
+        line.append(" ".join(words.split()), style="dim")
+        line.truncate(console.width, overflow="ellipsis")
+        console.print(line)
+    console.print()
 
 
 def _console() -> Console:

@@ -47,9 +47,7 @@ def densities_figure(examples: Sequence[Example]) -> Figure:
     figure.get_layout_engine().set(hspace=0.06, wspace=0.04)  # type: ignore[union-attr]
     for i, example in enumerate(examples):
         axes = figure.add_subplot(rows, COLUMNS, i + 1)
-        cut = section(
-            example.density, example.cell, example.positions, section_point(example.density, example.cell)
-        )
+        cut = section(example.density, example.cell, example.positions, section_point(example.density, example.cell))
         _draw_section(axes, cut, example.numbers, _limit([cut.values]), size=30)
         a, b = np.asarray(example.cell, float)[:2]
         axes.set_title(_short(example.title, 36), fontsize=11, fontweight="bold", pad=33)

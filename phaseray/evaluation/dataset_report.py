@@ -77,7 +77,9 @@ def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "shapes" in summary:
         told.append(("grids", _listed(summary["shapes"])))
         told.append(("resolution", f"{summary['d_min']:g} Å"))
-        told.append(("size", f"{summary['bytes'] / 1e6:,.1f} MB, {summary['bytes_per_crystal'] / 1e3:,.1f} kB a crystal"))
+        told.append(
+            ("size", f"{summary['bytes'] / 1e6:,.1f} MB, {summary['bytes_per_crystal'] / 1e3:,.1f} kB a crystal")
+        )
         told.append(("digest", summary["dataset_digest"]))
     return told
 

@@ -32,19 +32,21 @@ def histogram(values: ArrayLike, most: int = 8) -> Rows:
     else:
         step = max(_step((high - low) / (most - 1)), 1.0 if whole else 0.0)
         edges = np.arange(np.floor(low / step), np.floor(high / step) + 2) * step
-    decimals = max(0, -int(np.floor(np.log10(np.diff(edges).min()) + 1e-9)))
-    places = np.clip(np.searchsorted(edges * (1 - 1e-12), v, side="right") - 1, 0, len(edges) - 2)
-    counts = np.bincount(places, minlength=len(edges) - 1)
-    return [
-        (_range(lo, hi, decimals, whole), int(n)) for lo, hi, n in zip(edges[:-1], edges[1:], counts, strict=False)
-    ]
+    return _count(v, edges, whole)
 
 
 def resolutions(complete_d_min: ArrayLike, d_min: float) -> Rows:
     """Counts of crystals whose grid holds all reflections to d_min, and to how much less the others' do."""
     d = np.asarray(complete_d_min, float)
     full = d <= d_min * (1 + 1e-6)
-    return [(f"{d_min:g} as asked", int(full.sum())), *histogram(d[~full], 5)]
+    rows = [(f"{d_min:g} as asked", int(full.sum()))]
+    rest = d[~full]
+    if rest.size:
+        step = _step((float(rest.max()) - d_min) / 6)
+        first = int((float(rest.min()) - d_min) / step)
+        edges = d_min + step * np.arange(first, int((float(rest.max()) - d_min) / step) + 2)
+        rows += _count(rest, edges, whole=False)
+    return rows
 
 
 def summary(values: ArrayLike) -> dict[str, float]:
@@ -82,6 +84,14 @@ def elements(numbers: ArrayLike, crystal: ArrayLike) -> Rows:
     counts = np.bincount(pairs % 256, minlength=1)
     order = sorted(np.flatnonzero(counts), key=lambda z: (-counts[z], z))
     return [(gemmi.Element(int(z)).name, int(counts[z])) for z in order]
+
+
+def _count(v: NDArray[Any], edges: NDArray[np.float64], whole: bool) -> Rows:
+    """Counts between the edges; a value on an edge belongs to the range above it."""
+    decimals = next(k for k in range(9) if np.allclose(np.round(edges, k), edges, rtol=0, atol=1e-9))
+    places = np.searchsorted(edges - 1e-9 * abs(edges), v, side="right") - 1
+    counts = np.bincount(np.clip(places, 0, len(edges) - 2), minlength=len(edges) - 1)
+    return [(_range(lo, hi, decimals, whole), int(n)) for lo, hi, n in zip(edges[:-1], edges[1:], counts, strict=True)]
 
 
 def _series(low: float, high: float) -> NDArray[np.float64]:

@@ -88,9 +88,7 @@ def card(
     return "\n".join(parts)
 
 
-def _front_matter(
-    dataset: Mapping[str, Any], origins: Mapping[str, Origin], schemas: Mapping[str, pa.Schema]
-) -> str:
+def _front_matter(dataset: Mapping[str, Any], origins: Mapping[str, Origin], schemas: Mapping[str, pa.Schema]) -> str:
     licences = sorted({o.licence for o in origins.values()}) or ["other"]
     values: dict[str, Any] = {
         "license": licences[0] if len(licences) == 1 else licences,
@@ -104,7 +102,8 @@ def _front_matter(
         {
             "config_name": shape,
             "data_files": [
-                {"split": split, "path": f"split={split}/shape={shape}/*.parquet"} for split in _split_rows(dataset, shape)
+                {"split": split, "path": f"split={split}/shape={shape}/*.parquet"}
+                for split in _split_rows(dataset, shape)
             ],
         }
         for shape in schemas
@@ -175,8 +174,8 @@ def _columns(dataset: Mapping[str, Any], schemas: Mapping[str, pa.Schema]) -> st
             "",
             *_table(("column", "type", "unit", "what"), rows),
             "",
-            "Signs: F(h) = Σ f exp(+2πi h·x), ρ(x) = (1/V) Σ F exp(−2πi h·x). Index n/2 of an axis of F is empty, as it "
-            "cannot tell h from −h.",
+            "Signs: F(h) = Σ f exp(+2πi h·x), ρ(x) = (1/V) Σ F exp(−2πi h·x). Index n/2 of an axis of F is empty, as "
+            "it cannot tell h from −h.",
             "",
         ]
     )
@@ -201,8 +200,8 @@ def _splits(dataset: Mapping[str, Any]) -> str:
             "",
             *_table(("grid", *dataset["split"]), rows),
             "",
-            "Splits are by a hash of the reduced formula: all crystals of one composition are in the same split, on any "
-            "machine. Files hold one grid shape each: `split=…/shape=…/part-….parquet`.",
+            "Splits are by a hash of the reduced formula: all crystals of one composition are in the same split, on "
+            "any machine. Files hold one grid shape each: `split=…/shape=…/part-….parquet`.",
             "",
         ]
     )

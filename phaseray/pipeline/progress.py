@@ -45,7 +45,7 @@ class Progress:
             self.first = now
         if now - self.first <= BURST:
             self.before, self.since = self.done, now
-        if now - self.said >= (0.2 if self.console.is_terminal else 5.0):
+        if self.done < self.total and now - self.said >= (0.2 if self.console.is_terminal else 5.0):
             self._say(now)
 
     def close(self) -> None:
@@ -86,9 +86,7 @@ class Progress:
 
 
 def _rate(rate: float) -> str:
-    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
-        if rate * seconds >= 1:
-            break
+    unit, seconds = next((u for u in (("s", 1), ("min", 60)) if rate * u[1] >= 1), ("h", 3600))
     rate *= seconds
     return f"{rate:,.0f}/{unit}" if rate >= 9.95 else f"{rate:.1f}/{unit}"
 

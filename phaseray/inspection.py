@@ -169,13 +169,13 @@ def _counts(table: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
     n_atoms, volume = (table[name].to_numpy() for name in ("n_atoms", "volume"))
     groups = table["space_group_number"].fill_null(0).to_numpy()
     atoms = table["numbers"].combine_chunks()
-    crystal = np.repeat(np.arange(len(atoms)), np.diff(atoms.offsets.to_numpy())) if len(atoms) else []
+    crystal = np.repeat(np.arange(len(atoms)), np.diff(atoms.offsets.to_numpy()))
     found = {
         "n_atoms": {**histograms.summary(n_atoms), "counts": histograms.histogram(n_atoms)},
         "volume": {**histograms.summary(volume), "counts": histograms.histogram(volume)},
         "crystal_system": {"counts": histograms.crystal_systems(groups)},
         "space_group": {"counts": histograms.space_groups(groups)},
-        "elements": {"counts": histograms.elements(atoms.flatten().to_numpy(), crystal) if len(atoms) else []},
+        "elements": {"counts": histograms.elements(atoms.flatten().to_numpy(), crystal)},
     }
     if "complete_d_min" in table.column_names:
         d = table["complete_d_min"].to_numpy()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 
 from phaseray.evaluation.map_figures import _draw_section, _legend_marker, _limit, _markers
@@ -43,8 +44,9 @@ def densities_figure(examples: Sequence[Example]) -> Figure:
     Each picture has its own symmetric colour scale and its own size.
     """
     rows = -(-len(examples) // COLUMNS)
-    figure = Figure(figsize=(10.5, 4.2 * max(rows, 1)), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.06, wspace=0.04)  # type: ignore[union-attr]
+    figure = Figure(
+        figsize=(10.5, 4.2 * max(rows, 1)), layout=ConstrainedLayoutEngine(h_pad=0.15, hspace=0.04, wspace=0.04)
+    )
     for i, example in enumerate(examples):
         axes = figure.add_subplot(rows, COLUMNS, i + 1)
         cut = section(example.density, example.cell, example.positions, section_point(example.density, example.cell))

@@ -73,7 +73,8 @@ def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     told.append(("inputs", ", ".join(inputs)))
     if "sources" in summary:
         told.append(("sources", _listed(summary["sources"])))
-        told.append(("with notes", f"{summary['with_notes']:,} (repaired or found odd when read)"))
+        if summary["with_notes"]:
+            told.append(("with notes", f"{summary['with_notes']:,} (repaired or found odd when read)"))
     if "shapes" in summary:
         told.append(("grids", _listed(summary["shapes"])))
         told.append(("resolution", f"{summary['d_min']:g} Å"))

@@ -86,7 +86,7 @@ def elements(numbers: ArrayLike, crystal: ArrayLike) -> Rows:
     return [(gemmi.Element(int(z)).name, int(counts[z])) for z in order]
 
 
-def _count(v: NDArray[Any], edges: NDArray[np.float64], whole: bool) -> Rows:
+def _count(v: NDArray[Any], edges: NDArray[Any], whole: bool) -> Rows:
     """Counts between the edges; a value on an edge belongs to the range above it."""
     decimals = next(k for k in range(9) if np.allclose(np.round(edges, k), edges, rtol=0, atol=1e-9))
     places = np.searchsorted(edges - 1e-9 * abs(edges), v, side="right") - 1

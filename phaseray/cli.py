@@ -117,6 +117,25 @@ def evaluate(
     print_scores(run(load(config, overrides), dataset, models, out))
 
 
+@app.command()
+def inspect(
+    dataset: Annotated[Path, typer.Argument(help="Folder that generate or ingest wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder; without: DATASET/inspect.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """What a catalogue or shards hold: counts, rejections, histograms, and a page with pictures."""
+    import json
+
+    from phaseray.inspection import inspect as run
+    from phaseray.tables import print_inspection
+
+    summary = run(dataset, _lasting(out) if out else None)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        print_inspection(summary)
+
+
 @app.callback(invoke_without_command=True)
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _LABELS = {
     "inputs": "inputs",
@@ -70,6 +71,83 @@ def print_scores(summary: Mapping[str, Any]) -> None:
     console = _console()
     console.print(table)
     console.print(f"report: {summary['report']}", soft_wrap=True)
+
+
+def print_inspection(summary: Mapping[str, Any]) -> None:
+    """What `inspect` found, on one screen: counts, bars, rejections."""
+    from phaseray.evaluation.dataset_report import LABELS, facts, span
+
+    console = _console()
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in facts(summary):
+        table.add_row(name, value)
+    console.print(table)
+    console.print()
+    found = summary["histograms"]
+    labels = {**LABELS, "elements": ("Crystals with", "")}
+    panels = [
+        (label + (f", {unit}" if unit else ""), span(found[key], unit), found[key]["counts"])
+        for key, (label, unit) in labels.items()
+        if key in found and found[key]["counts"]
+    ]
+    across = max(1, min(3, console.width // 36))
+    width = (console.width - 3 * (across - 1)) // across
+    for first in range(0, len(panels), across):
+        row = Table.grid(padding=(0, 3, 0, 0))
+        for _ in range(across):
+            row.add_column(width=width)
+        row.add_row(*(_bars(*panel, width) for panel in panels[first : first + across]))
+        console.print(row)
+        console.print()
+    _print_rejections(console, summary)
+    console.print(f"report: {summary['report']}", soft_wrap=True)
+
+
+_BAR_ROWS = 8
+_CODES = 6
+_FOLDED = ("Space group", "Crystals with")  # names, of which the rarest may be left out; ranges are all shown
+
+
+def _bars(label: str, span: str, counts: Sequence[tuple[str, int]], width: int) -> Text:
+    """A heading, then a line a range: its name, a bar, its count."""
+    shown = counts[: _BAR_ROWS - 1] if label in _FOLDED and len(counts) > _BAR_ROWS else counts
+    highest = max(1, *(n for _, n in shown))
+    names, numbers = max(len(name) for name, _ in shown), max(len(f"{n:,}") for _, n in shown)
+    room = min(width - names - numbers - 3, 24)
+    text = Text(no_wrap=True, overflow="ellipsis")
+    text.append(label, style="bold")
+    text.append(f"\n{span}" if span else "", style="dim")
+    for name, n in shown:
+        text.append(f"\n{name:>{names}} ")
+        text.append(_bar(n / highest, room), style="cyan")
+        text.append(f" {n:,}", style="dim")
+    if len(counts) > len(shown):
+        text.append(f"\n{'…':>{names}} {len(counts) - len(shown)} more", style="dim")
+    return text
+
+
+def _bar(share: float, room: int) -> str:
+    eighths = max(round(share * room * 8), 1 if share else 0)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _print_rejections(console: Console, summary: Mapping[str, Any]) -> None:
+    if not summary["rejections"]:
+        return
+    shown, rest = summary["rejections"][:_CODES], summary["rejections"][_CODES:]
+    rows = [(r["code"], f"{r['count']:,}", "{id}: {sentence}".format(**r["examples"][0])) for r in shown]
+    if rest:
+        rows.append((f"{len(rest)} more", f"{sum(r['count'] for r in rest):,}", ", ".join(r["code"] for r in rest)))
+    codes, counts = max(len(code) for code, _, _ in rows), max(len(count) for _, count, _ in rows)
+    console.print(Text("Rejected, with an example", style="bold"))
+    for code, count, words in rows:
+        line = Text(f"{code:<{codes}} {count:>{counts}}  ")
+        line.append(" ".join(words.split()), style="dim")
+        line.truncate(console.width, overflow="ellipsis")
+        console.print(line)
+    console.print()
 
 
 def _console() -> Console:

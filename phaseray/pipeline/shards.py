@@ -2,6 +2,7 @@
 
 shards/
   run.json, config.yaml, summary.json, dataset.json (version, units, counts, files; written last)
+  README.md                 the dataset card: what it is, how to read it, licences, whom to cite
   split=train/shape=32x32x32/part-00000.parquet
 """
 
@@ -30,6 +31,7 @@ from phaseray.diffraction.maps import density_from_half_grid
 from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.pipeline import catalogue as catalogues
 from phaseray.pipeline import cluster, schema
+from phaseray.pipeline.card import write_card
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.split import SPLITS
@@ -68,6 +70,7 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
             progress.advance(report["ok"] + report["rejected"], report["rejected"])
     progress.close()
     dataset = _finish(out, config, facts, units)
+    write_card(out, catalogue, dataset)
     seconds = time.monotonic() - began
     n = dataset["ok"] + dataset["rejected"]
     summary = {k: v for k, v in dataset.items() if k not in ("files", "units", "rejections")}

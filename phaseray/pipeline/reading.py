@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from phaseray.config import IngestConfig, Limits
 from phaseray.crystal import Crystal, Rejection
@@ -135,6 +135,8 @@ def _clocks(seconds: float) -> Iterator[None]:
 class _Apart:
     """Makes rows in a child process; starts another when it dies."""
 
+    program: ClassVar[tuple[str, ...]] = ("-m", __name__)
+
     def __init__(self, config: IngestConfig) -> None:
         self.config = config
         self.process: subprocess.Popen[bytes] | None = None
@@ -166,7 +168,7 @@ class _Apart:
     def _start(self) -> None:
         self.line, theirs = Pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            [sys.executable, *self.program, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

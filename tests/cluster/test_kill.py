@@ -6,6 +6,7 @@ so that they fall into the work however fast the machine is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,10 +61,8 @@ class Driver:
         """Kill what is left of it: Ray's processes name a folder below its HOME, or live in its session."""
         self.log.close()
         for number in [self.process.pid, *self.orphans()]:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.wait(10)
 
     def orphans(self) -> list[int]:

@@ -101,7 +101,10 @@ def same(a: Fingerprint, b: Fingerprint) -> bool:
 
 def same_values(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(n,) whether rows of (n, LENGTH + elements) `values` of one system are the same structure."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    return _same_values(a.astype(np.float64), b.astype(np.float64))
+
+
+def _same_values(a: Floats, b: Floats) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = abs(a[:, 0] - b[:, 0]) <= SAME_DENSITY * np.minimum(a[:, 0], b[:, 0])
     found &= (abs(a[:, LENGTH:] - b[:, LENGTH:]) <= SAME_COMPOSITION).all(1)
     for first, end in _EDGES:
@@ -125,7 +128,8 @@ def neighbourhood(values: NDArray[np.float32]) -> Floats:
 
 
 def _length(values: Floats, first: int, end: int) -> Floats:
-    return np.linalg.norm(values[:, first:end], axis=1)
+    length: Floats = np.linalg.norm(values[:, first:end], axis=1)
+    return length
 
 
 def _both(first: int) -> tuple[int, int]:
@@ -163,12 +167,12 @@ def _sums(positions: Floats, weights: Floats, indices: tuple[NDArray[np.int64], 
 
 def _shells(s: Floats, e: Floats) -> Floats:
     place = s * D_MIN * RUNGS
-    lower = np.minimum(place.astype(int), RUNGS - 1)
+    lower = np.minimum(place.astype(np.int64), RUNGS - 1)
     upper_share = place - lower
     e2 = e * e
     shells = np.bincount(lower, e2 * (1 - upper_share), RUNGS + 1) + np.bincount(lower + 1, e2 * upper_share, RUNGS + 1)
-    found: Floats = shells[:RUNGS]  # nothing reaches the edge of the window
-    return found
+    # nothing reaches the edge of the window
+    return shells[:RUNGS].astype(np.float64)
 
 
 def _strongest(e: Floats) -> Floats:

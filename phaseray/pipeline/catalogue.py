@@ -211,7 +211,7 @@ def _finish(out: Path, config: Config, parts: list[dict[str, Any]], total: int) 
         "split": _most_first(split),
         "units": {k: v for k, v in schema.UNITS.items() if k in schema.CATALOGUE.names},
     }
-    if status.total() != total or facts["ok"] + facts["rejected"] + facts["duplicates"] != total:
+    if status["ok"] + status["rejected"] + status["duplicate"] != total:
         raise RuntimeError(f"{out}: {total} inputs, but {dict(status)} in the catalogue: please report it")
     write_json(out / "catalogue.json", facts)
     for folder in (out, out / "parts"):

@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phaseray.config import Config, load
+from phaseray.config import load
 from phaseray.pipeline.catalogue import ingest, read_catalogue
+from phaseray.pipeline.cluster import connected
+from phaseray.pipeline.shards import generate
 from tests.conftest import own_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -116,10 +118,11 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed")
-    Driver(home, "ingest", "--out", out / "catalogue").wait()
-    Driver(home, "generate", "--catalogue", out / "catalogue", "--out", out / "shards").wait()
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out, config = tmp_path_factory.mktemp("undisturbed"), load(None, SETTINGS)
+    with own_home(), connected(config.ray):
+        ingest(config, out / "catalogue")
+        generate(config, out / "catalogue", out / "shards")
     return out
 
 
@@ -165,7 +168,7 @@ def test_workers_killed(home: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "catalogue"
     driver = Driver(home, "ingest", "--out", out)
     killed = []
-    for goal in sorted(rng.integers(0, CRYSTALS // PART - 10, 3).tolist()):
+    for goal in (rng.integers(0, 15), rng.integers(15, 30), rng.integers(30, 50)):
         if not wait_for(lambda goal=goal: parts(out) >= goal and bool(driver.workers()), driver):  # type: ignore[misc]
             break
         number = int(rng.choice(driver.workers()))
@@ -182,7 +185,7 @@ def test_nodes_killed(undisturbed: Path, tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 
     rng = np.random.default_rng(11)
-    out, config = tmp_path / "catalogue", settings()
+    out, config = tmp_path / "catalogue", load(None, [*SETTINGS, "ray.actors=4"])
     killed = []
     with own_home():
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
@@ -191,7 +194,7 @@ def test_nodes_killed(undisturbed: Path, tmp_path: Path) -> None:
             ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
 
             def kill() -> None:
-                for goal in sorted(rng.integers(0, CRYSTALS // PART - 10, 2).tolist()):
+                for goal in (rng.integers(2, 20), rng.integers(25, 45)):
                     wait_for(lambda goal=goal: parts(out) >= goal, seconds=120)  # type: ignore[misc]
                     cluster.remove_node(nodes.pop(), allow_graceful=False)
                     killed.append(parts(out))
@@ -208,7 +211,3 @@ def test_nodes_killed(undisturbed: Path, tmp_path: Path) -> None:
     ids = read_catalogue(out, ["id"])["id"].to_pylist()
     assert len(ids) == len(set(ids)) == CRYSTALS
     print(f"nodes killed when {killed} files stood")
-
-
-def settings() -> Config:
-    return load(None, [*SETTINGS, "ray.actors=4"])

@@ -25,9 +25,9 @@ from multiprocessing.connection import Connection
 from phaseray.pipeline import reading
 read, reading.HARD = reading.read_cif, 1
 def read_cif(content, **known):
-    if b"fault" in content:
+    if b"broken" in content:
         os.kill(os.getpid(), signal.SIGSEGV)
-    if b"loop" in content:
+    if b"endless" in content:
         hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)
     return read(content, **known)
 reading.read_cif = read_cif
@@ -38,8 +38,8 @@ reading.serve(Connection(int(sys.argv[1])))
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "a.cif").write_text(SALT)
-    (tmp_path / "m.cif").write_text(SALT + "# trap fault")
-    (tmp_path / "n.cif").write_text(SALT + "# loop")
+    (tmp_path / "m.cif").write_text(SALT + "# trap broken")
+    (tmp_path / "n.cif").write_text(SALT + "# endless")
     (tmp_path / "z.cif").write_text(SALT.replace("5.64", "5.7"))
     return tmp_path
 
@@ -71,7 +71,7 @@ def test_a_regular_expression_without_end_is_stopped(folder: Path, monkeypatch: 
 
 def test_the_death_of_a_reader_is_one_rejected_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading._Apart, "program", ("-c", PROGRAM))
-    refs, config = configured(folder, max_seconds=2)
+    refs, config = configured(folder, max_seconds=1)
     rows = read_rows(refs, config, careful=True)
     assert outcomes(rows) == [("ok", None), ("rejected", "internal"), ("rejected", "too_slow"), ("ok", None)]
     assert "SIGSEGV" in rows[1]["reason"]

@@ -90,7 +90,8 @@ def read_catalogue(path: str | Path, columns: list[str] | None = None) -> pa.Tab
     """
     path = Path(path)
     facts = catalogue_facts(path)
-    own = None if columns is None else [name for name in columns if name != "duplicate_of"]
+    # id too where nothing else is asked for: a table without columns has no rows
+    own = None if columns is None else [name for name in columns if name != "duplicate_of"] or ["id"]
     duplicates = pq.read_table(path / "duplicates.parquet")
     ends = np.searchsorted(duplicates["part"].to_numpy(), np.arange(facts["parts"] + 1))
     tables = []

@@ -1,10 +1,10 @@
 """From references to rows of a catalogue, so that no input can take the worker with it.
 
-Each input is read under two clocks. When `limits.max_seconds` are over an alarm ends whatever Python
-does (regular expressions too). Compiled code does not hear it; for that the kernel ends the process
-when it has used HARD times as much of the processor. A worker that dies of this, or of memory, or of
-a fault in a library, leaves its mark beside the part, and whoever takes up the part reads carefully:
-each input in a process of its own, whose death is one rejected row.
+Compiled code and regular expressions hear nothing while they run, and Ray calls its actors in a thread
+that gets no signals. So the kernel ends a worker that spends more than `limits.max_seconds` of the
+processor on one input. A worker that dies of this, or of memory, or of a fault in a library, leaves its
+mark beside the part, Ray starts another, and whoever takes up a marked part reads carefully: each input
+in a process of its own, where an alarm ends most of what takes too long, and whose death is one rejected row.
 """
 
 from __future__ import annotations
@@ -114,10 +114,14 @@ def _time_is_up(number: int, frame: object) -> None:
 
 @contextmanager
 def _clocks(seconds: float) -> Iterator[None]:
-    """Raise _TimeIsUp after so many seconds; end the process after HARD times as many of the processor's."""
-    alarm = threading.current_thread() is threading.main_thread()  # others are not given signals
+    """Raise _TimeIsUp after so many seconds; where that is not heard, end the process.
+
+    Processor time of the process ends it: so many seconds in a thread, in the main thread HARD times as
+    many, because there the alarm comes first.
+    """
+    alarm = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGALRM, _time_is_up) if alarm else None
-    signal.setitimer(signal.ITIMER_PROF, HARD * seconds)
+    signal.setitimer(signal.ITIMER_PROF, HARD * seconds if alarm else seconds)
     try:
         if alarm:
             signal.setitimer(signal.ITIMER_REAL, seconds)

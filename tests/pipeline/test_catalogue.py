@@ -13,7 +13,7 @@ from phaseray.pipeline.catalogue import catalogue_facts, ingest, part_path, read
 from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.split import split_of
 from phaseray.sources.prototypes import prototype
-from tests.pipeline.conftest import small
+from tests.pipeline.conftest import SALT, small
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -119,6 +119,19 @@ def test_limits_reject(tmp_path: Path, ray_cluster: None) -> None:
     table = read_catalogue(tmp_path / "c", ["status", "reason"])
     reasons = [r for r in table["reason"].to_pylist() if r]
     assert all("limits.max_atoms" in reason for reason in reasons)
+
+
+def test_a_worker_that_a_monster_kills_costs_one_row(tmp_path: Path, ray_cluster: None) -> None:
+    """The kernel ends the actor, Ray starts another, and that one reads the part input by input."""
+    atoms = "".join(f"C{i} C 0.{i:06d} 0.{i * 7 % 1000003:06d} 0\n" for i in range(700_000))
+    (tmp_path / "cif").mkdir()
+    (tmp_path / "cif" / "monster.cif").write_text(SALT.replace("5.64", "400").replace("F m -3 m", "P 1") + atoms)
+    (tmp_path / "cif" / "salt.cif").write_text(SALT)
+    sources = f"ingest.sources=[{{kind: cif, path: '{tmp_path / 'cif'}'}}]"
+    limits = "ingest.limits={max_seconds: 1.5, max_volume: 1.0e+9, max_bytes: 100000000}"
+    ingest(load(None, [sources, limits]), tmp_path / "c")
+    rows = read_catalogue(tmp_path / "c", ["status", "code", "reason"]).to_pylist()
+    assert [(row["status"], row["code"]) for row in rows] == [("rejected", "too_slow"), ("ok", None)]
 
 
 def test_the_list_of_inputs_has_a_row_group_a_part(catalogue: Path) -> None:

@@ -113,11 +113,13 @@ Source = Annotated[PrototypesSource | SyntheticSource | CifSource, Field(discrim
 
 
 class Limits(_Section):
-    """What is over a limit is rejected as too_large."""
+    """What is over a limit is rejected: too_large, or too_slow."""
 
     max_atoms: int = Field(default=5000, ge=1, description="in the whole cell")
     max_volume: float = Field(default=100_000.0, gt=0, description="Å³")
+    max_edge: float = Field(default=1000.0, gt=0, description="Å")
     max_bytes: int = Field(default=20_000_000, ge=1, description="of one CIF")
+    max_seconds: float = Field(default=60.0, gt=0, description="reading one CIF")
 
 
 class SplitConfig(_Section):
@@ -137,6 +139,9 @@ class IngestConfig(_Section):
     sources: tuple[Source, ...] = (PrototypesSource(), SyntheticSource())
     limits: Limits = Limits()
     split: SplitConfig = SplitConfig()
+    duplicates: Literal["mark", "keep"] = Field(
+        default="mark", description="mark: of crystals that are one structure the first is used, the others are not"
+    )
     rows_per_part: int = Field(default=256, ge=1, description="crystals a catalogue file; the unit of work")
 
 

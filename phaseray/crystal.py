@@ -37,7 +37,8 @@ REJECTION_CODES: Mapping[str, str] = {
     "clash": "atoms on top of one another that disorder does not explain",
     "disorder": "disorder whose occupancies cannot be known",
     "formula_mismatch": "atoms do not add up to the formula that the file states",
-    "too_large": "over the limits set on atoms, volume or bytes",
+    "too_large": "over the limits set on atoms, volume, edges or bytes",
+    "too_slow": "over the time limit set on reading one input",
     "unreadable": "the input could not be opened or read",
     "internal": "an unforeseen error in the reader; please report the file",
 }

@@ -2,32 +2,38 @@
 
 catalogue/
   run.json, config.yaml, summary.json, catalogue.json (version, units, counts; written last)
-  inputs.parquet            every input: id, where it is
+  inputs.parquet            every input: id, where it is; a row group a part
   parts/part-00000.parquet  one row an input, in the order of inputs.parquet: ok, or rejected with its reason
+  duplicates.parquet        which of those that are ok are the same structure as one before them
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import phaseray
 from phaseray.config import Config, ConfigError, IngestConfig, digest
-from phaseray.crystal import Crystal, Rejection
 from phaseray.pipeline import cluster, schema
+from phaseray.pipeline.duplicates import mark_duplicates
 from phaseray.pipeline.progress import Progress
+from phaseray.pipeline.reading import Attempt, read_rows
 from phaseray.pipeline.run_folder import open_folder
-from phaseray.pipeline.split import split_of
-from phaseray.pipeline.storage import read_json, write_json, write_table
+from phaseray.pipeline.storage import read_json, sweep, write_json, write_row_groups, write_table
 from phaseray.pipeline.units import run_units
-from phaseray.sources.files import InputRef, list_inputs, read_inputs
+from phaseray.sources import InputRef, list_inputs
+
+_INPUTS = pa.schema([(f.name, {"str": pa.string(), "int": pa.int64()}[str(f.type)]) for f in fields(InputRef)])
 
 
 def ingest(config: Config, out: str | Path) -> dict[str, Any]:
@@ -58,6 +64,8 @@ def ingest(config: Config, out: str | Path) -> dict[str, Any]:
         for report in run_units(_PartWriter, worker, todo, actors=cluster.computing_actors(config.ray)):
             progress.advance(report["ok"] + report["rejected"], report["rejected"])
     progress.close()
+    if todo or not (out / "duplicates.parquet").exists():
+        _mark_duplicates(config, out, parts)
     summary = _finish(out, config, parts, total)
     seconds = time.monotonic() - began
     summary |= {"seconds": round(seconds, 2), "crystals_per_second": round(total / seconds, 1), "out": str(out)}
@@ -72,6 +80,9 @@ def part_path(catalogue: Path, part: int) -> Path:
 def read_catalogue(path: str | Path, columns: list[str] | None = None) -> pa.Table:
     """The rows of a finished catalogue, in order, with `part` and `row`: where each of them stands.
 
+    `status` is ok, rejected or duplicate; of a duplicate, `duplicate_of` is the id of the crystal that
+    is used in its stead (to be had by itself, or with all columns).
+
     Raises
     ------
     ConfigError
@@ -79,13 +90,34 @@ def read_catalogue(path: str | Path, columns: list[str] | None = None) -> pa.Tab
     """
     path = Path(path)
     facts = catalogue_facts(path)
+    # id too where nothing else is asked for: a table without columns has no rows
+    own = None if columns is None else [name for name in columns if name != "duplicate_of"] or ["id"]
+    duplicates = pq.read_table(path / "duplicates.parquet")
+    ends = np.searchsorted(duplicates["part"].to_numpy(), np.arange(facts["parts"] + 1))
     tables = []
     for part in range(facts["parts"]):
-        table = pq.read_table(part_path(path, part), columns=columns)
+        table = pq.read_table(part_path(path, part), columns=own)
         n = table.num_rows
+        marked = duplicates.slice(ends[part], ends[part + 1] - ends[part])
+        table = _with_duplicates(table, marked, columns is None or "duplicate_of" in columns)
         table = table.append_column("part", pa.array([part] * n, pa.int32()))
         tables.append(table.append_column("row", pa.array(range(n), pa.int32())))
     return pa.concat_tables(tables)
+
+
+def _with_duplicates(table: pa.Table, marked: pa.Table, wanted: bool) -> pa.Table:
+    rows = marked["row"].to_pylist()
+    if rows and "status" in table.column_names:
+        status = table["status"].to_pylist()
+        for row in rows:
+            status[row] = "duplicate"
+        table = table.set_column(table.column_names.index("status"), table.field("status"), pa.array(status))
+    if wanted:
+        of: list[str | None] = [None] * table.num_rows
+        for row, first in zip(rows, marked["duplicate_of"].to_pylist(), strict=True):
+            of[row] = first
+        table = table.append_column("duplicate_of", pa.array(of, pa.string()))
+    return table
 
 
 def catalogue_facts(path: str | Path) -> dict[str, Any]:
@@ -99,15 +131,24 @@ def catalogue_facts(path: str | Path) -> dict[str, Any]:
 
 
 def _plan(config: Config, out: Path) -> int:
-    """Write inputs.parquet, once; the number of inputs."""
+    """Write inputs.parquet, once; the number of inputs. At no time more than a part of them is in memory."""
     path = out / "inputs.parquet"
     if not path.exists():
-        refs = list(list_inputs(config.ingest.sources, config.seed))
-        if not refs:
+        refs = list_inputs(config.ingest.sources, config.seed)
+        first = next(refs, None)
+        if first is None:
             raise ConfigError("ingest.sources give no crystal at all")
-        table = pa.Table.from_pylist([asdict(ref) for ref in refs])
-        write_table(path, table, row_group_size=config.ingest.rows_per_part)
+        groups = _batched(chain([first], refs), config.ingest.rows_per_part)
+        tables = (pa.Table.from_pylist([asdict(ref) for ref in group], schema=_INPUTS) for group in groups)
+        write_row_groups(path, tables, _INPUTS)
     return int(pq.read_metadata(path).num_rows)
+
+
+def _batched(refs: Iterable[InputRef], size: int) -> Iterator[list[InputRef]]:
+    # itertools.batched came with Python 3.12
+    rest = iter(refs)
+    while group := list(islice(rest, size)):
+        yield group
 
 
 class _PartWriter:
@@ -118,33 +159,45 @@ class _PartWriter:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         # row groups of inputs.parquet are the parts
-        refs = [
-            InputRef(**row)
-            for row in pq.ParquetFile(self.out / "inputs.parquet").read_row_group(unit["part"]).to_pylist()
-        ]
-        found = {ref.id: self._row(ref, result, sha) for ref, result, sha in read_inputs(refs, self.config.limits)}
-        rows = [found[ref.id] for ref in refs]
-        write_table(part_path(self.out, unit["part"]), schema.rows_to_table(rows, schema.CATALOGUE))
+        inputs = pq.ParquetFile(self.out / "inputs.parquet").read_row_group(unit["part"])
+        refs = [InputRef(**row) for row in inputs.to_pylist()]
+        path = part_path(self.out, unit["part"])
+        attempt = Attempt(path)
+        rows = read_rows(refs, self.config, careful=attempt.begin())
+        write_table(path, schema.rows_to_table(rows, schema.CATALOGUE))
+        attempt.end()
         ok = sum(row["status"] == "ok" for row in rows)
         return {"part": unit["part"], "ok": ok, "rejected": len(rows) - ok}
 
-    def _row(self, ref: InputRef, result: Crystal | Rejection, sha256: str) -> dict[str, Any]:
-        known = {"id": ref.id, "uri": ref.uri, "member": ref.member, "sha256": sha256, "source": ref.kind}
-        if isinstance(result, Rejection):
-            return known | {"status": "rejected", "code": result.code, "reason": result.sentence}
-        values = schema.atom_values(result)
-        split = split_of(values["reduced_formula"], self.config.split)
-        return known | {"status": "ok", "split": split, "notes": list(result.notes), **values}
+
+def _mark_duplicates(config: Config, out: Path, parts: list[dict[str, Any]]) -> None:
+    path = out / "duplicates.parquet"
+    if config.ingest.duplicates == "mark":
+        mark_duplicates([part_path(out, p["part"]) for p in parts], path)
+    else:
+        write_table(path, schema.DUPLICATES.empty_table())
 
 
 def _finish(out: Path, config: Config, parts: list[dict[str, Any]], total: int) -> dict[str, Any]:
-    """Check that every input ended exactly once, count, and write catalogue.json."""
-    columns = ["id", "status", "code", "split"]
-    table = pa.concat_tables([pq.read_table(part_path(out, p["part"]), columns=columns) for p in parts])
-    wanted = pq.read_table(out / "inputs.parquet", columns=["id"])["id"]
-    if not table["id"].combine_chunks().equals(wanted.combine_chunks()):
-        raise RuntimeError(f"{out}: the catalogue's ids are not those of inputs.parquet, one to one: please report it")
-    counts = Counter(table["status"].to_pylist())
+    """Check that every input ended exactly once, count, write catalogue.json, and sweep."""
+    inputs = pq.ParquetFile(out / "inputs.parquet")
+    duplicates = pq.read_table(out / "duplicates.parquet")
+    ends = np.searchsorted(duplicates["part"].to_numpy(), np.arange(len(parts) + 1))
+    status: Counter[str] = Counter()
+    code: Counter[str] = Counter()
+    split: Counter[str] = Counter()
+    for p in parts:
+        table = pq.read_table(part_path(out, p["part"]), columns=["id", "status", "code", "split"])
+        wanted = inputs.read_row_group(p["part"], columns=["id"])["id"]
+        if not table["id"].combine_chunks().equals(wanted.combine_chunks()):
+            raise RuntimeError(
+                f"{out}: the ids of part {p['part']} are not those of inputs.parquet, one to one: please report it"
+            )
+        marked = duplicates.slice(ends[p["part"]], ends[p["part"] + 1] - ends[p["part"]])
+        table = _with_duplicates(table, marked, False)
+        status.update(table["status"].to_pylist())
+        code.update(pc.drop_null(table["code"]).to_pylist())
+        split.update(table.filter(pc.equal(table["status"], "ok"))["split"].to_pylist())
     facts = {
         "catalogue_version": schema.CATALOGUE_VERSION,
         "phaseray": phaseray.__version__,
@@ -152,16 +205,20 @@ def _finish(out: Path, config: Config, parts: list[dict[str, Any]], total: int) 
         "seed": config.seed,
         "parts": len(parts),
         "inputs": total,
-        "ok": counts.get("ok", 0),
-        "rejected": counts.get("rejected", 0),
-        "rejected_by_code": _counted(table["code"]),
-        "split": _counted(table["split"]),
+        "ok": status["ok"],
+        "rejected": status["rejected"],
+        "duplicates": status["duplicate"],
+        "rejected_by_code": _most_first(code),
+        "split": _most_first(split),
         "units": {k: v for k, v in schema.UNITS.items() if k in schema.CATALOGUE.names},
     }
+    if status["ok"] + status["rejected"] + status["duplicate"] != total:
+        raise RuntimeError(f"{out}: {total} inputs, but {dict(status)} in the catalogue: please report it")
     write_json(out / "catalogue.json", facts)
+    for folder in (out, out / "parts"):
+        sweep(folder)
     return {k: v for k, v in facts.items() if k != "units"}
 
 
-def _counted(column: pa.ChunkedArray) -> dict[str, int]:
-    counts = Counter(pc.drop_null(column).to_pylist())
+def _most_first(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from phaseray.config import ConfigError, to_yaml
-from phaseray.pipeline.storage import read_json, write_json, write_text
+from phaseray.pipeline.storage import is_aside, read_json, write_json, write_text
 
 
 def open_folder(path: Path, identity: dict[str, Any], config: BaseModel) -> None:
@@ -31,7 +31,8 @@ def open_folder(path: Path, identity: dict[str, Any], config: BaseModel) -> None
                 f"{path} holds another run (its {', '.join(differs)} differ): "
                 "choose another --out, or delete that folder"
             )
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and not all(is_aside(p) for p in path.iterdir()):
         raise ConfigError(f"{path} is not empty and was not made by this command: choose another --out")
-    write_text(path / "config.yaml", to_yaml(config))
+    # the mark first: a folder whose maker was killed in between is still known as his
     write_json(mark, identity)
+    write_text(path / "config.yaml", to_yaml(config))

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from phaseray.crystal import Crystal
 from phaseray.diffraction.grid import Shape, half_shape
+from phaseray.fingerprint import fingerprint
 
-CATALOGUE_VERSION = 1
+CATALOGUE_VERSION = 2
 SHARDS_VERSION = 1
 
 UNITS: Mapping[str, str] = {
@@ -21,6 +22,7 @@ UNITS: Mapping[str, str] = {
     "u_iso": "Å²",
     "u_aniso": "Å² (U11 U22 U33 U12 U13 U23, CIF convention)",
     "volume": "Å³",
+    "number_density": "atoms an Å³",
     "n_electrons": "electrons in the cell",
     "d_min": "Å",
     "complete_d_min": "Å",
@@ -51,7 +53,7 @@ ATOM_COLUMNS = [f.name for f in _ATOMS]
 CATALOGUE = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),  # ok | rejected
+        pa.field("status", pa.string(), nullable=False),  # ok | rejected (duplicates: DUPLICATES)
         pa.field("code", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("split", pa.string()),
@@ -61,6 +63,20 @@ CATALOGUE = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("notes", pa.list_(pa.string())),
         *_ATOMS,
+        # see phaseray.fingerprint; null where crystals are not compared
+        pa.field("chemical_system", pa.string()),
+        pa.field("number_density", pa.float64()),
+        pa.field("fingerprint", pa.list_(pa.float32())),
+    ],
+    metadata={"phaseray_catalogue": str(CATALOGUE_VERSION)},
+)
+
+DUPLICATES = pa.schema(
+    [
+        pa.field("part", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("duplicate_of", pa.string(), nullable=False),
     ],
     metadata={"phaseray_catalogue": str(CATALOGUE_VERSION)},
 )
@@ -98,6 +114,15 @@ def atom_values(crystal: Crystal) -> dict[str, Any]:
         "n_electrons": crystal.n_electrons,
         "volume": crystal.volume,
     }
+
+
+def fingerprint_values(crystal: Crystal) -> dict[str, Any]:
+    """What crystals are compared by, as columns of CATALOGUE; nothing for a crystal too large to compare."""
+    found = fingerprint(crystal)
+    if found is None:
+        return {}
+    density = sum(crystal.composition.values()) / crystal.volume
+    return {"chemical_system": found.system, "number_density": density, "fingerprint": found.values}
 
 
 def crystals(table: pa.Table) -> list[Crystal]:

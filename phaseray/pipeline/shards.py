@@ -35,7 +35,7 @@ from phaseray.pipeline.card import write_card
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.split import SPLITS
-from phaseray.pipeline.storage import file_digest, write_json, write_table
+from phaseray.pipeline.storage import file_digest, sweep, write_json, write_table
 from phaseray.pipeline.units import run_units
 
 Grid = npt.NDArray[np.float32]
@@ -208,6 +208,7 @@ def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[di
         "rejected": len(rejections),
         "rejected_by_code": dict(Counter(r["code"] for r in rejections)),
         "rejected_before": catalogue["rejected"],
+        "duplicates_before": catalogue["duplicates"],
         "split": {s: ok[s] for s in SPLITS},
         "shapes": dict(shapes),
         "bytes": size,
@@ -217,4 +218,6 @@ def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[di
         "files": files,
     }
     write_json(out / "dataset.json", dataset)
+    for folder in {out, *((out / unit["file"]).parent for unit in units)}:
+        sweep(folder)
     return dataset

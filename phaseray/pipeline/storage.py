@@ -7,24 +7,44 @@ import io
 import json
 import os
 import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_ASIDE = ".tmp"
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it takes the name `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_ASIDE}")
+    try:
+        yield name
+        with name.open("rb") as file:
+            os.fsync(file.fileno())
+        name.replace(path)
+    finally:
+        name.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left aside. For when nobody writes there any more."""
+    for path in folder.glob(f".*{_ASIDE}"):
+        path.unlink(missing_ok=True)
+
+
+def is_aside(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(_ASIDE)
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(path) as name:
+        name.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -42,16 +62,39 @@ def read_json(path: Path) -> Any:
 def write_table(path: Path, table: pa.Table, *, row_group_size: int | None = None) -> str:
     """Write a Parquet file whose bytes depend on the table alone; returns their SHA-256."""
     buffer = io.BytesIO()
-    # Floats hardly repeat: dictionaries of them cost four times the time and a third more space. Grids
-    # compress better with like bytes side by side.
-    grids = [f"{f.name}.list.element" for f in table.schema if isinstance(f.type, pa.FixedShapeTensorType)]
-    pq.write_table(
-        table, buffer, compression="zstd", compression_level=1, row_group_size=row_group_size,
-        use_dictionary=False, use_byte_stream_split=grids or False,
-    )  # fmt: skip
+    pq.write_table(table, buffer, row_group_size=row_group_size, **_options(table.schema))
     content = buffer.getvalue()
     write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
+
+
+def write_row_groups(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
+    """Write a Parquet file with one row group a table, as they come; returns the number of rows.
+
+    Raises
+    ------
+    ValueError
+        There are no rows; then there is no file.
+    """
+    rows = 0
+    with aside(path) as name:
+        with pq.ParquetWriter(name, schema, **_options(schema)) as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+                rows += table.num_rows
+        if not rows:
+            raise ValueError(f"no rows for {path}")
+    return rows
+
+
+def _options(schema: pa.Schema) -> dict[str, Any]:
+    # Floats hardly repeat: dictionaries of them cost four times the time and a third more space. Grids
+    # compress better with like bytes side by side.
+    grids = [f"{f.name}.list.element" for f in schema if isinstance(f.type, pa.FixedShapeTensorType)]
+    return {
+        "compression": "zstd", "compression_level": 1, "use_dictionary": False,
+        "use_byte_stream_split": grids or False,
+    }  # fmt: skip
 
 
 def file_digest(path: Path) -> str:

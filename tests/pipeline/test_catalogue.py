@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from phaseray.config import ConfigError, load
 from phaseray.pipeline import schema
 from phaseray.pipeline.catalogue import catalogue_facts, ingest, part_path, read_catalogue
+from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.split import split_of
 from phaseray.sources.prototypes import prototype
-from tests.pipeline.conftest import small
+from tests.pipeline.conftest import SALT, small
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -25,21 +27,22 @@ def test_every_input_ends_once_as_ok_or_rejected_with_its_code(catalogue: Path) 
     ids = table["id"].to_pylist()
     assert len(ids) == len(set(ids)) == 288 + 40 + 4
     outcome = {row["id"].split("/")[-1]: (row["status"], row["code"]) for row in table.to_pylist()}
-    assert outcome["salt.cif"] == ("ok", None)
+    assert outcome["salt.cif"] == ("duplicate", None)
     assert outcome["no_cell.cif"] == ("rejected", "no_cell")
     assert outcome["empty.cif"][0] == outcome["noise.cif"][0] == "rejected"
     facts = catalogue_facts(catalogue)
-    assert (facts["inputs"], facts["ok"], facts["rejected"]) == (332, 329, 3)
+    assert [facts[k] for k in ("inputs", "ok", "rejected", "duplicates")] == [332, 327, 3, 2]
     assert sum(facts["rejected_by_code"].values()) == 3
-    assert sum(facts["split"].values()) == 329
+    assert sum(facts["split"].values()) == 327
     assert facts["units"]["u_iso"] == "Å²"
     for row in table.to_pylist():
-        assert (row["reason"] is None) == (row["status"] == "ok")
+        assert (row["reason"] is None) == (row["status"] != "rejected")
+        assert (row["duplicate_of"] is None) == (row["status"] != "duplicate")
 
 
 def test_rows_give_the_crystals_back(catalogue: Path) -> None:
     table = read_catalogue(catalogue)
-    crystals = schema.crystals(table.filter(pc.equal(table["status"], "ok")))
+    crystals = schema.crystals(table.filter(pc.not_equal(table["status"], "rejected")))
     for crystal, i in zip(crystals[:288], range(288), strict=True):
         expected = prototype(i)
         assert crystal.id == expected.id
@@ -48,6 +51,25 @@ def test_rows_give_the_crystals_back(catalogue: Path) -> None:
         assert (crystal.numbers == expected.numbers).all()
         assert (crystal.u_iso == expected.u_iso).all()
         assert crystal.space_group_number == expected.space_group_number
+
+
+def test_the_first_of_one_structure_stays(catalogue: Path) -> None:
+    """AFLOW has pyrite twice, and the CIF is its rock salt, on other axes."""
+    rows = read_catalogue(catalogue, ["id", "duplicate_of"]).to_pylist()
+    found = {row["id"].split("/")[-1]: row["duplicate_of"].split("/")[-1] for row in rows if row["duplicate_of"]}
+    assert found == {
+        "AB2_aP12_1_4a_8a-FeS2": "AB2_cP12_205_a_c-FeS2",
+        "salt.cif": "AB_cF8_225_a_b-ClNa",
+    }
+    status = read_catalogue(catalogue, ["status"])
+    assert status.column_names == ["status", "part", "row"]
+    assert status["status"].to_pylist().count("duplicate") == 2
+
+
+def test_duplicates_are_kept_on_request(cif_folder: Path, tmp_path: Path, ray_cluster: None) -> None:
+    facts = ingest(small(cif_folder, "ingest.duplicates=keep"), tmp_path / "c")
+    assert (facts["ok"], facts["duplicates"]) == (329, 0)
+    assert set(read_catalogue(tmp_path / "c")["duplicate_of"].to_pylist()) == {None}
 
 
 def test_same_seed_gives_the_same_bytes_and_another_does_not(catalogue: Path, cif_folder: Path, tmp_path: Path) -> None:
@@ -69,6 +91,15 @@ def test_a_run_that_was_cut_off_goes_on(catalogue: Path, cif_folder: Path, tmp_p
     ingest(small(cif_folder), out)
     assert files(out) == files(catalogue)
     assert part_path(out, 0).stat().st_mtime_ns == before
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_a_folder_whose_maker_was_killed_at_once_is_gone_on_with(cif_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".run.json.0123.tmp").write_text("{")
+    open_folder(tmp_path / "c", {"command": "ingest"}, small(cif_folder))
+    (tmp_path / "c" / "config.yaml").unlink()
+    open_folder(tmp_path / "c", {"command": "ingest"}, small(cif_folder))
 
 
 def test_a_folder_of_another_run_is_left_alone(catalogue: Path, cif_folder: Path, tmp_path: Path) -> None:
@@ -88,6 +119,25 @@ def test_limits_reject(tmp_path: Path, ray_cluster: None) -> None:
     table = read_catalogue(tmp_path / "c", ["status", "reason"])
     reasons = [r for r in table["reason"].to_pylist() if r]
     assert all("limits.max_atoms" in reason for reason in reasons)
+
+
+def test_a_worker_that_a_monster_kills_costs_one_row(tmp_path: Path, ray_cluster: None) -> None:
+    """The kernel ends the actor, Ray starts another, and that one reads the part input by input."""
+    atoms = "".join(f"C{i} C 0.{i:06d} 0.{i * 7 % 1000003:06d} 0\n" for i in range(700_000))
+    (tmp_path / "cif").mkdir()
+    (tmp_path / "cif" / "monster.cif").write_text(SALT.replace("5.64", "400").replace("F m -3 m", "P 1") + atoms)
+    (tmp_path / "cif" / "salt.cif").write_text(SALT)
+    sources = f"ingest.sources=[{{kind: cif, path: '{tmp_path / 'cif'}'}}]"
+    limits = "ingest.limits={max_seconds: 1.5, max_volume: 1.0e+9, max_bytes: 100000000}"
+    ingest(load(None, [sources, limits]), tmp_path / "c")
+    rows = read_catalogue(tmp_path / "c", ["status", "code", "reason"]).to_pylist()
+    assert [(row["status"], row["code"]) for row in rows] == [("rejected", "too_slow"), ("ok", None)]
+
+
+def test_the_list_of_inputs_has_a_row_group_a_part(catalogue: Path) -> None:
+    inputs = pq.ParquetFile(catalogue / "inputs.parquet")
+    sizes = [inputs.metadata.row_group(i).num_rows for i in range(inputs.num_row_groups)]
+    assert sizes == [100, 100, 100, 32]
 
 
 def test_missing_source_is_a_clear_error(tmp_path: Path) -> None:

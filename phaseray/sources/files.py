@@ -154,12 +154,12 @@ def _items(
 ) -> Iterator[tuple[int, str, Callable[[int], bytes]]]:
     """Place, name and reader of the items of an archive or table, at least of those asked for."""
     known = refs[0].known
-    copy = spool_path(spool, uri) if spool is not None else None
+    copy = spool_path(spool, uri, refs[0].params) if spool is not None else None
     if copy is not None and copy.exists():
         for item in read_spool(copy, [ref.index for ref in refs]):
             yield item.index, item.name, partial(_given, item.content, item.name)
     elif refs[0].kind == "table":
-        for row in tables.rows(uri, known, [ref.index for ref in refs]):
+        for row in tables.rows(uri, known, {ref.index for ref in refs}, limits.max_bytes):
             yield row.index, row.name, partial(_given, row.content, row.name)
     else:
         path = databases.package_path(uri) if refs[0].kind == "core_mof" else uri

@@ -12,9 +12,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from phaseray.config import (
-    AmcsdSource, CifSource, CoreMofSource, Limits, PrototypesSource, Source, SyntheticSource, TableSource,
+    AmcsdSource,
+    CifSource,
+    CoreMofSource,
+    Limits,
+    PrototypesSource,
+    Source,
+    SyntheticSource,
+    TableSource,
 )  # fmt: skip
-from phaseray.sources import archives, databases, locations, prototypes
+from phaseray.sources import archives, databases, locations, prototypes, tables
 from phaseray.sources.bounded import COMPRESSED_NAMES, error_reason, read_bounded
 from phaseray.sources.refs import InputRef, options_of
 from phaseray.sources.spool import Item, spool_path, spooled
@@ -75,7 +82,7 @@ class _Lister:
             for subset in source.subsets:
                 uri = databases.core_mof_uri(subset)
                 archive = databases.package_path(uri)
-                for index, name, size in self._members(archive, "", uri):
+                for index, name, size in self._members(archive, "", uri, params):
                     if _matches(name, "*.cif"):
                         id = _tidy(f"core-mof/{subset}/{PurePosixPath(name).name}")
                         yield InputRef(id, "core_mof", uri, name, index, size, params)
@@ -101,7 +108,8 @@ class _Lister:
             ) from error
         if not found:
             raise ValueError(
-                f"nothing in the {what} source {path} matches {source.pattern!r}: check the path or `pattern`"
+                f"nothing in the {what} source {path} matches {source.pattern or tables.PATTERNS!r}: "
+                "check the path or `pattern`"
             )
 
     def _cif(self, path: str, source: CifSource, options: str) -> Iterator[InputRef]:
@@ -113,21 +121,21 @@ class _Lister:
         elif kind != "file":
             raise OSError("neither a file nor a folder")
         elif archives.is_archive(path, options):
-            for index, member, size in self._members(path, options, path):
+            for index, member, size in self._members(path, options, path, params):
                 if _matches(member, source.pattern):
                     yield InputRef(_tidy(f"{name}/{member}"), "cif", path, member, index, size, params)
         else:
             size, _ = locations.size_and_time(path, options)
             yield InputRef(_tidy(name), "cif", _utf8(path), size=size, params=params)
 
-    def _members(self, path: str, options: str, uri: str) -> Iterator[tuple[int, str, int]]:
+    def _members(self, path: str, options: str, uri: str, params: str) -> Iterator[tuple[int, str, int]]:
         """Of every regular file in an archive; those of a compressed tar go to the spool."""
         if self.spool is None or not archives.is_compressed_tar(path, options):
             for member in archives.members(path, options):
                 yield member.index, member.name, member.size
             return
         stamp = json.dumps([uri, *locations.size_and_time(path, options), self.limits.max_bytes])
-        yield from spooled(spool_path(self.spool, uri), stamp, partial(self._items, path, options))
+        yield from spooled(spool_path(self.spool, uri, params), stamp, partial(self._items, path, options))
 
     def _items(self, path: str, options: str) -> Iterator[Item]:
         for member in archives.members(path, options):
@@ -138,7 +146,27 @@ class _Lister:
             yield Item(member.index, member.name, member.size, content)
 
     def _table(self, path: str, source: TableSource, options: str) -> Iterator[InputRef]:
-        raise NotImplementedError
+        kind, name = locations.kind_of(path, options), _last(path)
+        if kind == "folder":
+            patterns = tables.PATTERNS if source.pattern is None else (source.pattern,)
+            for uri, relative, _ in locations.walk(path, options):
+                if any(_matches(relative, pattern) for pattern in patterns):
+                    yield from self._rows(uri, f"{name}/{relative}", source, options)
+        elif kind != "file":
+            raise OSError("neither a file nor a folder")
+        else:
+            yield from self._rows(path, name, source, options)
+
+    def _rows(self, uri: str, name: str, source: TableSource, options: str) -> Iterator[InputRef]:
+        known = tables.layout(uri, source, options) | json.loads(_params(source) or "{}")
+        params, most = json.dumps(known, sort_keys=True), self.limits.max_bytes
+        if self.spool is None or not tables.needs_spool(uri, options):
+            found = tables.names(uri, known, most)
+        else:
+            stamp = json.dumps([uri, params, *locations.size_and_time(uri, options), most])
+            found = spooled(spool_path(self.spool, uri, params), stamp, partial(tables.rows, uri, known, None, most))
+        for index, row, size in found:
+            yield InputRef(_tidy(f"{name}/{row}"), "table", uri, row, index, size, params)
 
 
 def _params(source: CifSource | CoreMofSource | TableSource) -> str:

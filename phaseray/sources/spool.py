@@ -32,8 +32,8 @@ class Item(NamedTuple):
     content: bytes | None
 
 
-def spool_path(folder: Path, uri: str) -> Path:
-    return folder / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.parquet"
+def spool_path(folder: Path, uri: str, params: str) -> Path:
+    return folder / f"{hashlib.sha256(f'{uri} {params}'.encode()).hexdigest()[:16]}.parquet"
 
 
 def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iterator[tuple[int, str, int]]:
@@ -89,7 +89,9 @@ def read_spool(path: Path, wanted: Collection[int]) -> Iterator[Item]:
 
 
 def _write(writer: pq.ParquetWriter, group: list[Item]) -> None:
-    columns = [pa.array(list(column), field.type) for column, field in zip(zip(*group, strict=True), _SCHEMA, strict=True)]
+    columns = [
+        pa.array(list(column), field.type) for column, field in zip(zip(*group, strict=True), _SCHEMA, strict=True)
+    ]
     writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 
 

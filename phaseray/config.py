@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
@@ -25,7 +25,16 @@ __all__ = [
 ]  # fmt: skip
 
 Range = tuple[float, float]
-StoreOptions = dict[str, str | bool | int | float]
+
+
+def _no_secrets(options: dict[str, str | bool | int | float]) -> dict[str, str | bool | int | float]:
+    secret = [key for key in options if any(word in key for word in ("key", "secret", "token", "credential", "proxy"))]
+    if secret:
+        raise ValueError(f"{', '.join(secret)} would be written beside every output: set it in the environment instead")
+    return options
+
+
+StoreOptions = Annotated[dict[str, str | bool | int | float], AfterValidator(_no_secrets)]
 
 
 class ConfigError(ValueError):

@@ -164,9 +164,9 @@ def members(uri: str, options: str = "") -> Iterator[Member]:
             tar.members = []  # type: ignore[attr-defined]  # or a million headers stay in memory
             index += 1
         # tarfile takes a damaged header for the end
-        stream: Any = tar.fileobj
-        stream.seek(tar.offset)
-        if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        under: Any = tar.fileobj
+        under.seek(tar.offset)
+        if under.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError(f"damaged after {index} members")
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +23,8 @@ _ROWS, _BYTES = 64, 4 << 20
 _STAMP = b"phaseray.stamp"
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True)
+class Item:
     """A member or a line. `content` is None where `size` is over the limit."""
 
     index: int
@@ -89,10 +90,7 @@ def read_spool(path: Path, wanted: Collection[int]) -> Iterator[Item]:
 
 
 def _write(writer: pq.ParquetWriter, group: list[Item]) -> None:
-    columns = [
-        pa.array(list(column), field.type) for column, field in zip(zip(*group, strict=True), _SCHEMA, strict=True)
-    ]
-    writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+    writer.write_batch(pa.RecordBatch.from_pylist([asdict(item) for item in group], schema=_SCHEMA))
 
 
 def _stamp(path: Path) -> str | None:
@@ -100,4 +98,4 @@ def _stamp(path: Path) -> str | None:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowException):
         return None
-    return metadata.get(_STAMP, b"").decode()
+    return str(metadata.get(_STAMP, b""), "utf-8")

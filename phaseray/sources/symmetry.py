@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -32,23 +33,27 @@ def recover_symmetry(crystal: Crystal, symprec: float = 0.01) -> Crystal:
         return crystal
     dataset = _dataset(crystal, symprec)
     if dataset is None:
-        return replace(crystal, notes=(*crystal.notes, f"No symmetry could be found by spglib (symprec {symprec:g} Å)."))
+        return replace(
+            crystal, notes=(*crystal.notes, f"No symmetry could be found by spglib (symprec {symprec:g} Å).")
+        )
     number = int(dataset.number)
     rotations, translations = np.asarray(dataset.rotations, np.int64), np.asarray(dataset.translations, float)
     symbol = _setting(number, rotations, translations, crystal.orthogonalization, symprec)
     if number == 1:
         return replace(crystal, space_group=symbol, space_group_number=1)
     setting = "in this setting" if symbol else "in another setting than that of the cell"
-    note = f"Space group {symbol or dataset.international} ({number}), {setting}: found by spglib (symprec {symprec:g} Å)."
+    note = (
+        f"Space group {symbol or dataset.international} ({number}), {setting}: found by spglib (symprec {symprec:g} Å)."
+    )
     return replace(crystal, space_group=symbol, space_group_number=number, notes=(*crystal.notes, note))
 
 
-def _dataset(crystal: Crystal, symprec: float):  # type: ignore[no-untyped-def]
+def _dataset(crystal: Crystal, symprec: float) -> Any:
     import spglib
 
     kinds = np.stack([crystal.numbers, crystal.isotopes, np.rint(1000 * crystal.occupancy).astype(int)], 1)
     _, kind = np.unique(kinds, axis=0, return_inverse=True)
-    cell = (crystal.orthogonalization.T, crystal.positions, kind.reshape(-1) + 1)
+    cell: Any = (crystal.orthogonalization.T, crystal.positions, kind.reshape(-1) + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:

@@ -37,14 +37,14 @@ def layout(uri: str, source: TableSource, options: str = "") -> dict[str, Any]:
         Columns that are not there, or do not tell what they hold.
     """
     names, first = _first(uri, options)
-    format, columns = source.format, [source.column] if source.column else []
+    format: str = source.format
+    columns = [source.column] if source.column else []
     if format in ("auto", "lemat") and not columns and set(LEMAT_COLUMNS) <= set(names):
         format, columns = "lemat", list(LEMAT_COLUMNS)
-    elif format == "auto" and not columns and {"lattice", "sites"} <= set(names):
+    elif format in ("auto", "pymatgen") and not columns and {"lattice", "sites"} <= set(names):
         format, columns = "pymatgen", ["lattice", "sites"]
-    elif format in ("auto", "cif", "pymatgen"):
-        wanted = columns or [name for name, kind in _COLUMNS.items() if name in names and format in ("auto", kind)][:1]
-        columns = wanted
+    elif format != "lemat":
+        columns = columns or [n for n, kind in _COLUMNS.items() if n in names and format in ("auto", kind)][:1]
         if columns and format == "auto":
             format = _COLUMNS.get(columns[0]) or ("cif" if _is_cif(first.get(columns[0])) else "pymatgen")
     if not columns or not set(columns) <= set(names):

@@ -328,7 +328,9 @@ def test_a_file_that_cannot_be_read_is_a_rejection(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "compress", [gzip.compress, partial(lzma.compress, preset=0), bz2.compress], ids=["gz", "xz", "bz2"]
+    "compress",
+    [gzip.compress, partial(lzma.compress, preset=0), bz2.compress, partial(pa.compress, codec="zstd", asbytes=True)],
+    ids=["gz", "xz", "bz2", "zst"],
 )
 def test_a_compressed_bomb_is_a_rejection_and_costs_no_memory(tmp_path: Path, compress):
     """100 MB of blanks in a member, 200 MB in a header: the process must not grow by 60 MB."""

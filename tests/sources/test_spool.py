@@ -24,7 +24,9 @@ def listed(path: Path, spool: Path | None, limits: Limits | None = None) -> list
 
 @pytest.mark.parametrize("name", ["five.tar.gz", "five.tar.xz", "five.tar.bz2", "five.tar.zst", "named_like_nothing"])
 def test_members_come_from_the_spool_as_from_the_archive(tmp_path: Path, name: str):
-    path = write(tmp_path / name, ARCHIVES[name] if name in ARCHIVES else bytes(pa.compress(tar_of(FIVE), "zstd", asbytes=True)))
+    path = write(
+        tmp_path / name, ARCHIVES[name] if name in ARCHIVES else bytes(pa.compress(tar_of(FIVE), "zstd", asbytes=True))
+    )
     spool = tmp_path / "spool"
     refs = listed(path, spool)
     assert refs == listed(path, None)
@@ -83,7 +85,11 @@ def test_only_the_row_groups_asked_for_are_read(tmp_path: Path, monkeypatch: pyt
 
 def test_a_bomb_is_listed_and_not_kept(tmp_path: Path):
     content = [("bomb.cif", b" " * 30_000_000), ("good.cif", cif())]
-    path, spool, limits = write(tmp_path / "x.tar.xz", tar_of(content, "xz")), tmp_path / "spool", Limits(max_bytes=10**6)
+    path, spool, limits = (
+        write(tmp_path / "x.tar.xz", tar_of(content, "xz")),
+        tmp_path / "spool",
+        Limits(max_bytes=10**6),
+    )
     refs = listed(path, spool, limits)
     (copy,) = spool.iterdir()
     assert copy.stat().st_size < 10_000
@@ -98,9 +104,12 @@ def test_compressed_cifs_in_folders_and_archives(tmp_path: Path):
     import lzma
 
     packed = {
-        "a.cif.gz": gzip.compress(cif("Fe")), "b.cif.xz": lzma.compress(cif("Cu")), "c.cif.bz2": bz2.compress(cif("Al")),
-        "d.cif.zst": pa.compress(cif("W"), "zstd", asbytes=True), "e.txt.gz": gzip.compress(cif("Au")),
-    }  # fmt: skip
+        "a.cif.gz": gzip.compress(cif("Fe")),
+        "b.cif.xz": lzma.compress(cif("Cu")),
+        "c.cif.bz2": bz2.compress(cif("Al")),
+        "d.cif.zst": pa.compress(cif("W"), "zstd", asbytes=True),
+        "e.txt.gz": gzip.compress(cif("Au")),
+    }
     for name, content in packed.items():
         write(tmp_path / "top" / name, content)
     write(tmp_path / "top.zip", zip_of(list(packed.items()), zipfile.ZIP_STORED))

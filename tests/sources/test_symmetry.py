@@ -80,7 +80,7 @@ def test_the_group_that_a_crystal_was_made_from_is_found(cif: str):
 
 def test_no_symbol_where_its_operators_do_not_hold():
     known = read_cif(MONOCLINIC.encode())
-    moved = recover_symmetry(p1(replace(known, positions=known.positions + [0.03, 0.1, 0.07])))
+    moved = recover_symmetry(p1(replace(known, positions=known.positions + np.array([0.03, 0.1, 0.07]))))
     assert (moved.space_group, moved.space_group_number) == (None, 14)
     assert "another setting" in moved.notes[-1]
 

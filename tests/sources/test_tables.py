@@ -25,10 +25,14 @@ STRUCTURES = {
         "P3_221", Lattice.hexagonal(4.91, 5.40), ["Si", "O"], [[0.47, 0, 2 / 3], [0.413, 0.267, 0.786]]
     ),
     "mp-alloy": Structure(
-        Lattice.from_parameters(3.1, 4.2, 5.3, 81, 95, 107), [{"Cu": 0.7, "Au": 0.25}, "D"], [[0.1, 0.2, 0.3], [0.6, 0.7, 1]]
+        Lattice.from_parameters(3.1, 4.2, 5.3, 81, 95, 107),
+        [{"Cu": 0.7, "Au": 0.25}, "D"],
+        [[0.1, 0.2, 0.3], [0.6, 0.7, 1]],
     ),
-    "mp-left": Structure([[4, 0, 0], [0, 0, 5], [0.5, 6, 0.3]], ["Fe", "S", "O"], [[0.1, 0, 0], [0.4, 0.5, 0], [0.8, 0.3, 0.6]]),
-}  # fmt: skip
+    "mp-left": Structure(
+        [[4, 0, 0], [0, 0, 5], [0.5, 6, 0.3]], ["Fe", "S", "O"], [[0.1, 0, 0], [0.4, 0.5, 0], [0.8, 0.3, 0.6]]
+    ),
+}
 
 
 def lemat_row(structure: Structure, id: str) -> dict[str, Any]:
@@ -79,7 +83,9 @@ def test_dicts_of_the_materials_project_are_read_as_pymatgen_reads_them(tmp_path
         assert [ref.id for ref in refs] == [f"{path.name}/{id}" for id in STRUCTURES]
         found = {ref.member: crystal for ref, crystal, _ in read_inputs(refs)}
         for id, structure in STRUCTURES.items():
-            assert_same(found[id], Crystal.from_pymatgen(Structure.from_dict(json.loads(json.dumps(structure.as_dict())))))
+            assert_same(
+                found[id], Crystal.from_pymatgen(Structure.from_dict(json.loads(json.dumps(structure.as_dict()))))
+            )
 
 
 def test_lemat_columns_are_read_as_pymatgen_builds_them(tmp_path: Path):
@@ -140,7 +146,10 @@ BAD: dict[str, tuple[dict[str, Any] | str, str]] = {
     "not JSON": ("{broken", "syntax"),
     "no structure": ({"structure": None}, "syntax"),
     "no lattice": ({"structure": {"sites": []}}, "no_cell"),
-    "flat": ({"structure": {"lattice": {"matrix": [[1, 0, 0], [2, 0, 0], [0, 0, 3]]}, "sites": GOOD.as_dict()["sites"]}}, "bad_cell"),
+    "flat": (
+        {"structure": {"lattice": {"matrix": [[1, 0, 0], [2, 0, 0], [0, 0, 3]]}, "sites": GOOD.as_dict()["sites"]}},
+        "bad_cell",
+    ),
     "nothing in it": ({"structure": GOOD.as_dict() | {"sites": []}}, "no_atoms"),
     "no such element": (lambda s: s["sites"][0]["species"][0].update(element="Qq"), "unknown_element"),
     "half a coordinate": (lambda s: s["sites"][0].update(abc=[0.1, 0.2]), "bad_coordinates"),
@@ -148,7 +157,7 @@ BAD: dict[str, tuple[dict[str, Any] | str, str]] = {
     "too full": (lambda s: s["sites"][0]["species"][0].update(occu=1.4), "bad_occupancy"),
     "empty": (lambda s: s["sites"][0]["species"][0].update(occu=-0.5), "bad_occupancy"),
     "one on another": (lambda s: s["sites"][1].update(abc=s["sites"][0]["abc"]), "clash"),
-}  # fmt: skip
+}
 
 
 def test_bad_rows_are_rejections_and_the_others_go_on(tmp_path: Path):
@@ -191,11 +200,11 @@ def test_columns_that_are_not_there_say_so(tmp_path: Path):
         listed(path)
     with pytest.raises(ValueError, match="no column structures"):
         listed(path, column="structures")
-    with pytest.raises(ValueError, match="no column mp.*check `id_column`"):
+    with pytest.raises(ValueError, match=r"no column mp.*check `id_column`"):
         listed(path, column="text", id_column="mp")
     assert len(listed(path, column="text")) == 1
+    (tmp_path / "y.jsonl").write_text("hello\n")
     with pytest.raises(ValueError, match="neither Parquet nor JSON lines"):
-        (tmp_path / "y.jsonl").write_text("hello\n")
         listed(tmp_path / "y.jsonl")
 
 

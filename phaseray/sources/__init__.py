@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phaseray.sources.cif import read_cif
-    from phaseray.sources.files import fetch_inputs, read_input, read_inputs
+    from phaseray.sources.files import fetch_inputs, parse_input, read_input, read_inputs
     from phaseray.sources.listing import list_inputs
     from phaseray.sources.prototypes import prototype
     from phaseray.sources.refs import InputRef
@@ -17,6 +17,7 @@ __all__ = [
     "InputRef",
     "fetch_inputs",
     "list_inputs",
+    "parse_input",
     "prototype",
     "read_cif",
     "read_input",
@@ -29,6 +30,7 @@ _HOME = {
     "InputRef": "refs",
     "fetch_inputs": "files",
     "list_inputs": "listing",
+    "parse_input": "files",
     "prototype": "prototypes",
     "read_cif": "cif",
     "read_input": "files",

@@ -9,13 +9,13 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import IO, Any
 
-from phaseray.sources.locations import open_binary
+from phaseray.sources.locations import open_binary, size_and_time
 
 _ARCHIVE_NAMES = (
     ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst",
@@ -122,6 +122,12 @@ def _open_tar(uri: str, options: str) -> Iterator[tarfile.TarFile]:
         yield stack.enter_context(tarfile.open(fileobj=_ShortReads(stream), mode="r:"))  # type: ignore[call-overload]
 
 
+@lru_cache(maxsize=1)
+def _open_zip(uri: str, options: str, state: tuple[int, int]) -> zipfile.ZipFile:
+    """The last one stays open: the directory of half a million members takes seconds to read."""
+    return zipfile.ZipFile(open_binary(uri, options))
+
+
 def is_zip(uri: str, options: str = "") -> bool:
     with open_binary(uri, options) as stream:
         return zipfile.is_zipfile(stream)
@@ -141,20 +147,21 @@ def is_archive(uri: str, options: str = "") -> bool:
         return False
 
 
-def is_compressed_tar(uri: str, options: str = "") -> bool:
-    """Of an archive: can its members be reached only through all that stand before them?"""
-    with open_binary(uri, options) as stream:
-        start = stream.read(8)
-    return any(start.startswith(magic) for magic, _ in DECOMPRESS)
+def members(uri: str, options: str = "", wanted: Collection[int] | None = None) -> Iterator[Member]:
+    """Regular files of an archive, in their order. `open` one before asking for the next.
 
-
-def members(uri: str, options: str = "") -> Iterator[Member]:
-    """Regular files of an archive, in their order. `open` one before asking for the next."""
+    Parameters
+    ----------
+    wanted : collection of int
+        Only these are asked for. A zip archive gives no others; a tar has to be gone through.
+    """
     if is_zip(uri, options):
-        with open_binary(uri, options) as stream, zipfile.ZipFile(stream) as archive:
-            for index, entry in enumerate(archive.infolist()):
-                if not entry.is_dir():
-                    yield Member(index, _utf8(entry.filename), entry.file_size, partial(archive.open, entry))
+        archive = _open_zip(uri, options, size_and_time(uri, options))
+        entries = archive.infolist()
+        for index in range(len(entries)) if wanted is None else sorted(i for i in wanted if i < len(entries)):
+            entry = entries[index]
+            if not entry.is_dir():
+                yield Member(index, _utf8(entry.filename), entry.file_size, partial(archive.open, entry))
         return
     with _open_tar(uri, options) as tar:
         index = 0

@@ -21,7 +21,7 @@ from phaseray.sources.refs import InputRef, options_of
 from phaseray.sources.spool import read_spool, spool_path
 from phaseray.sources.synthetic import synthetic_crystal
 
-__all__ = ["InputRef", "fetch_inputs", "list_inputs", "read_input", "read_inputs"]
+__all__ = ["InputRef", "fetch_inputs", "list_inputs", "parse_input", "read_input", "read_inputs"]
 
 Content = bytes | Crystal | Rejection
 
@@ -62,13 +62,13 @@ def read_inputs(
         Rejection with the code "internal".
     """
     for ref, content, sha256 in fetch_inputs(refs, limits, spool=spool):
-        yield ref, _parse(ref, content, limits) if isinstance(content, bytes) else content, sha256
+        yield ref, parse_input(ref, content, limits) if isinstance(content, bytes) else content, sha256
 
 
 def fetch_inputs(
     refs: Iterable[InputRef], limits: Limits | None = None, *, spool: Path | None = None
 ) -> Iterator[tuple[InputRef, Content, str]]:
-    """As `read_inputs`, with the bytes in place of the crystal, to be parsed elsewhere."""
+    """As `read_inputs`, with the bytes in place of the crystal, for `parse_input`."""
     limits = limits or Limits()
     collections: dict[tuple[str, str], list[InputRef]] = {}
     for ref in refs:
@@ -80,7 +80,8 @@ def fetch_inputs(
         yield from _read_collection(uri, wanted, limits, spool)
 
 
-def _parse(ref: InputRef, content: bytes, limits: Limits | None) -> Crystal | Rejection:
+def parse_input(ref: InputRef, content: bytes, limits: Limits | None = None) -> Crystal | Rejection:
+    """What `fetch_inputs` gave, whatever its format is, as a crystal; nothing is raised."""
     from phaseray.sources.cif import read_cif
 
     try:
@@ -163,7 +164,7 @@ def _items(
             yield row.index, row.name, partial(_given, row.content, row.name)
     else:
         path = databases.package_path(uri) if refs[0].kind == "core_mof" else uri
-        for member in archives.members(path, options_of(known)):
+        for member in archives.members(path, options_of(known), [ref.index for ref in refs]):
             yield member.index, member.name, partial(_read_stream, member)
 
 

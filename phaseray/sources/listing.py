@@ -38,7 +38,7 @@ def list_inputs(
     Parameters
     ----------
     spool : Path
-        A folder that every worker can read. Members of compressed tars and lines of JSON files are
+        A folder that every worker can read. Members of tars and lines of JSON files are
         written to it on the way, since nothing else reaches one of them without all that stand
         before it. Hand the same folder to `read_inputs`. When iteration ends, it is complete.
     limits : Limits
@@ -129,8 +129,8 @@ class _Lister:
             yield InputRef(_tidy(name), "cif", _utf8(path), size=size, params=params)
 
     def _members(self, path: str, options: str, uri: str, params: str) -> Iterator[tuple[int, str, int]]:
-        """Of every regular file in an archive; those of a compressed tar go to the spool."""
-        if self.spool is None or not archives.is_compressed_tar(path, options):
+        """Of every regular file in an archive; those of a tar go to the spool."""
+        if self.spool is None or archives.is_zip(path, options):
             for member in archives.members(path, options):
                 yield member.index, member.name, member.size
             return

@@ -1,7 +1,7 @@
 """A copy, made while listing, of what can be reached only through all that stands before it.
 
-The members of a compressed tar and the lines of a JSON-lines file have no addresses. Listing has to
-go through all of them once anyway; what passes by is written to one Parquet file an archive, from
+The members of a tar and the lines of a JSON-lines file have no addresses. Listing has to go through
+all of them once anyway; what passes by is written to one Parquet file an archive, from
 which any worker takes any range at the cost of that range alone. Zstandard keeps it at about twice
 the size of an xz archive.
 """

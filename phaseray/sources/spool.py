@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,16 +78,23 @@ def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iter
 
 
 def read_spool(path: Path, wanted: Collection[int]) -> Iterator[Item]:
-    """The wanted items that are there, in order."""
+    """The wanted items (at least one) that are there, in order."""
     indices = set(wanted)
     file = pq.ParquetFile(path)
-    for group in range(file.num_row_groups):
+
+    def most(group: int) -> int:
+        return int(file.metadata.row_group(group).column(0).statistics.max)
+
+    group = bisect_left(range(file.num_row_groups), min(indices), key=most)
+    while group < file.num_row_groups:
         statistics = file.metadata.row_group(group).column(0).statistics
-        if not any(statistics.min <= i <= statistics.max for i in indices):
-            continue
-        for row in file.read_row_group(group).to_pylist():
-            if row["index"] in indices:
-                yield Item(**row)
+        if statistics.min > max(indices):
+            return
+        if any(statistics.min <= i <= statistics.max for i in indices):
+            for row in file.read_row_group(group).to_pylist():
+                if row["index"] in indices:
+                    yield Item(**row)
+        group += 1
 
 
 def _write(writer: pq.ParquetWriter, group: list[Item]) -> None:

@@ -51,15 +51,32 @@ def recover_symmetry(crystal: Crystal, symprec: float = 0.01) -> Crystal:
 def _dataset(crystal: Crystal, symprec: float) -> Any:
     import spglib
 
-    kinds = np.stack([crystal.numbers, crystal.isotopes, np.rint(1000 * crystal.occupancy).astype(int)], 1)
-    _, kind = np.unique(kinds, axis=0, return_inverse=True)
-    cell: Any = (crystal.orthogonalization.T, crystal.positions, kind.reshape(-1) + 1)
+    positions, kind = _sites(crystal)
+    cell: Any = (crystal.orthogonalization.T, positions, kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             return spglib.get_symmetry_dataset(cell, symprec=symprec)
         except spglib.error.SpglibError:
             return None
+
+
+def _sites(crystal: Crystal) -> tuple[Floats, NDArray[np.int64]]:
+    """(m, 3) positions, and (m,) numbers that tell kinds apart; atoms that share a place are one kind of their own."""
+    atoms = np.stack([crystal.numbers, crystal.isotopes, np.rint(1000 * crystal.occupancy).astype(int)], 1)
+    # places closer than 1e-4 of an edge are one: files that mean the same place repeat the same digits
+    places, first, place = np.unique(
+        np.rint(crystal.positions * 10_000).astype(int) % 10_000, axis=0, return_index=True, return_inverse=True
+    )
+    if len(places) == len(atoms):
+        _, kind = np.unique(atoms, axis=0, return_inverse=True)
+        return crystal.positions, kind.reshape(-1) + 1
+    mixtures: list[list[tuple[int, ...]]] = [[] for _ in places]
+    for i, atom in zip(place.reshape(-1).tolist(), atoms.tolist(), strict=True):
+        mixtures[i].append(tuple(atom))
+    known: dict[tuple[tuple[int, ...], ...], int] = {}
+    kinds = [known.setdefault(tuple(sorted(mixture)), len(known) + 1) for mixture in mixtures]
+    return crystal.positions[first], np.array(kinds)
 
 
 def _setting(

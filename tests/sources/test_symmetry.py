@@ -96,10 +96,25 @@ def test_occupancies_count_and_groups_that_are_known_stay():
     assert (alone.space_group, alone.space_group_number) == ("P 1", 1)
 
 
-def test_atoms_that_share_a_place_are_a_note():
+def test_atoms_that_share_a_place_are_one_site():
+    salt = read_cif(SALT.encode())
+    potassium = np.where(salt.numbers == 11, 19, 35)
+    both = Crystal(
+        cell=salt.cell,
+        numbers=np.concatenate([salt.numbers, potassium]),
+        positions=np.concatenate([salt.positions, salt.positions]),
+        occupancy=np.repeat([0.75, 0.25], 8),
+        space_group_number=1,
+    )
+    assert recover_symmetry(both).space_group == "F m -3 m"
+    other = np.where(np.arange(16) == 3, 0.5, both.occupancy)
+    assert recover_symmetry(replace(both, occupancy=other)).space_group_number == 221
+
+
+def test_atoms_on_top_of_one_another_are_a_note():
     salt = p1(read_cif(SALT.encode()))
-    twice = replace(salt, positions=np.zeros((8, 3)), occupancy=np.full(8, 0.1))
-    assert "No symmetry could be found" in recover_symmetry(twice).notes[-1]
+    close = replace(salt, positions=np.arange(24).reshape(8, 3) * 0.0003, occupancy=np.full(8, 0.1))
+    assert "No symmetry could be found" in recover_symmetry(close).notes[-1]
 
 
 def test_recovery_on_request_from_files_and_tables(tmp_path: Path):
@@ -111,3 +126,17 @@ def test_recovery_on_request_from_files_and_tables(tmp_path: Path):
         for asked, number in ((False, given), (True, 225)):
             ((_, crystal, _),) = read_inputs(list_inputs(source(path=path, recover_symmetry=asked), 0))
             assert crystal.space_group_number == number
+
+
+def test_published_groups_are_found_again_when_they_are_forgotten(shared_data: Path):
+    """Real files, expanded to P1: the published symbol, but for cells that have more symmetry than they say."""
+    same = n = 0
+    for ref, crystal, _ in read_inputs(list(list_inputs(CifSource(path=str(shared_data / "cif.tar.xz")), 0))[:160]):
+        if not isinstance(crystal, Crystal) or crystal.space_group_number in (None, 1) or crystal.n_atoms > 400:
+            continue
+        n += 1
+        found = recover_symmetry(p1(crystal))
+        same += (found.space_group, found.space_group_number) == (crystal.space_group, crystal.space_group_number)
+        np.testing.assert_array_equal(found.positions, crystal.positions, ref.id)
+    assert n > 80
+    assert same > 0.93 * n

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import IO, Any
 
-from phaseray.sources.locations import open_binary, size_and_time
+from phaseray.sources.locations import as_utf8, open_binary, size_and_time
 
 _ARCHIVE_NAMES = (
     ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst",
@@ -161,13 +161,13 @@ def members(uri: str, options: str = "", wanted: Collection[int] | None = None) 
         for index in range(len(entries)) if wanted is None else sorted(i for i in wanted if i < len(entries)):
             entry = entries[index]
             if not entry.is_dir():
-                yield Member(index, _utf8(entry.filename), entry.file_size, partial(archive.open, entry))
+                yield Member(index, as_utf8(entry.filename), entry.file_size, partial(archive.open, entry))
         return
     with _open_tar(uri, options) as tar:
         index = 0
         while (header := tar.next()) is not None:
             if header.isreg():
-                yield Member(index, _utf8(header.name), header.size, partial(tar.extractfile, header))
+                yield Member(index, as_utf8(header.name), header.size, partial(tar.extractfile, header))
             tar.members = []  # type: ignore[attr-defined]  # or a million headers stay in memory
             index += 1
         # tarfile takes a damaged header for the end
@@ -175,7 +175,3 @@ def members(uri: str, options: str = "", wanted: Collection[int] | None = None) 
         under.seek(tar.offset)
         if under.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError(f"damaged after {index} members")
-
-
-def _utf8(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

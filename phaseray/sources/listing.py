@@ -23,6 +23,7 @@ from phaseray.config import (
 )  # fmt: skip
 from phaseray.sources import archives, databases, locations, prototypes, tables
 from phaseray.sources.bounded import COMPRESSED_NAMES, error_reason, read_bounded
+from phaseray.sources.locations import as_utf8
 from phaseray.sources.refs import InputRef, options_of
 from phaseray.sources.spool import Item, spool_path, spooled
 
@@ -126,7 +127,7 @@ class _Lister:
                     yield InputRef(_tidy(f"{name}/{member}"), "cif", path, member, index, size, params)
         else:
             size, _ = locations.size_and_time(path, options)
-            yield InputRef(_tidy(name), "cif", _utf8(path), size=size, params=params)
+            yield InputRef(_tidy(name), "cif", as_utf8(path), size=size, params=params)
 
     def _members(self, path: str, options: str, uri: str, params: str) -> Iterator[tuple[int, str, int]]:
         """Of every regular file in an archive; those of a tar go to the spool."""
@@ -196,7 +197,3 @@ def _tidy(name: str) -> str:
     """A name fit for an id: no way up, no control characters, valid UTF-8."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     return "".join(c if c.isprintable() else "_" for c in "/".join(parts))
-
-
-def _utf8(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -60,7 +60,7 @@ def walk(top: str, options: str = "") -> Iterator[tuple[str, str, int]]:
         yield from _walk_objects(top[:5], options, top[5:], len(top) - 4)
         return
     for file in _walk_disk(top):
-        yield _utf8(file), os.path.relpath(file, top), os.stat(file).st_size if os.path.exists(file) else -1
+        yield as_utf8(file), os.path.relpath(file, top), os.stat(file).st_size if os.path.exists(file) else -1
 
 
 def open_binary(uri: str, options: str = "") -> Any:
@@ -121,5 +121,6 @@ def _walk_disk(top: str) -> Iterator[str]:
             yield os.path.join(folder, file)
 
 
-def _utf8(name: str) -> str:
+def as_utf8(name: str) -> str:
+    """A name fit for a Parquet file, whatever bytes the disk or archive has it in."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -14,11 +14,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-_SCHEMA = pa.schema([("index", pa.int64()), ("name", pa.string()), ("size", pa.int64()), ("content", pa.binary())])
 # a row group is what is read at once
 _ROWS, _BYTES = 64, 4 << 20
 _STAMP = b"phaseray.stamp"
@@ -50,6 +47,8 @@ def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iter
     items : callable
         Begins to go through the archive.
     """
+    import pyarrow.parquet as pq
+
     if _stamp(path) == stamp:
         file = pq.ParquetFile(path)
         for batch in file.iter_batches(columns=["index", "name", "size"]):
@@ -59,7 +58,7 @@ def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iter
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with pq.ParquetWriter(
-            aside, _SCHEMA.with_metadata({_STAMP: stamp.encode()}), compression="zstd", use_dictionary=False
+            aside, _schema().with_metadata({_STAMP: stamp.encode()}), compression="zstd", use_dictionary=False
         ) as writer:
             group: list[Item] = []
             size = 0
@@ -79,6 +78,8 @@ def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iter
 
 def read_spool(path: Path, wanted: Collection[int]) -> Iterator[Item]:
     """The wanted items (at least one) that are there, in order."""
+    import pyarrow.parquet as pq
+
     indices = set(wanted)
     file = pq.ParquetFile(path)
 
@@ -97,11 +98,22 @@ def read_spool(path: Path, wanted: Collection[int]) -> Iterator[Item]:
         group += 1
 
 
-def _write(writer: pq.ParquetWriter, group: list[Item]) -> None:
-    writer.write_batch(pa.RecordBatch.from_pylist([asdict(item) for item in group], schema=_SCHEMA))
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([("index", pa.int64()), ("name", pa.string()), ("size", pa.int64()), ("content", pa.binary())])
+
+
+def _write(writer: Any, group: list[Item]) -> None:
+    import pyarrow as pa
+
+    writer.write_batch(pa.RecordBatch.from_pylist([asdict(item) for item in group], schema=_schema()))
 
 
 def _stamp(path: Path) -> str | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowException):

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
@@ -25,6 +34,16 @@ __all__ = [
 ]  # fmt: skip
 
 Range = tuple[float, float]
+
+
+def _no_secrets(options: dict[str, str | bool | int | float]) -> dict[str, str | bool | int | float]:
+    secret = [key for key in options if any(word in key for word in ("key", "secret", "token", "credential", "proxy"))]
+    if secret:
+        raise ValueError(f"{', '.join(secret)} would be written beside every output: set it in the environment instead")
+    return options
+
+
+StoreOptions = Annotated[dict[str, str | bool | int | float], AfterValidator(_no_secrets)]
 
 
 class ConfigError(ValueError):
@@ -101,15 +120,53 @@ class SyntheticSource(_Section):
         return value
 
 
-class CifSource(_Section):
-    """CIF files: one file, a folder (searched through), or a tar or zip archive of them."""
+class _FromFiles(_Section):
+    recover_symmetry: bool = Field(default=False, description="spglib finds the space group of cells written in P1")
+    symprec: float = Field(default=0.01, gt=0, description="Å, for recover_symmetry")
+
+
+class CifSource(_FromFiles):
+    """CIF files: one file, a folder (searched through), or a tar or zip archive of them; also on s3:// and gs://."""
 
     kind: Literal["cif"] = "cif"
     path: str
-    pattern: str = "*.cif"
+    pattern: str = Field(default="*.cif", description="also takes names that end in .gz, .xz, .bz2 or .zst after it")
+    options: StoreOptions = Field(default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem")
 
 
-Source = Annotated[PrototypesSource | SyntheticSource | CifSource, Field(discriminator="kind")]
+class TableSource(_FromFiles):
+    """Parquet or JSON lines, a crystal a row: one file, or a folder (searched through); also on s3:// and gs://."""
+
+    kind: Literal["table"] = "table"
+    path: str
+    format: Literal["auto", "cif", "pymatgen", "lemat"] = Field(
+        default="auto", description="CIF text, pymatgen's dict, or LeMat-Bulk's columns; auto: told by the columns"
+    )
+    column: str | None = Field(default=None, description="of the CIF or the dict; default: cif, or structure")
+    id_column: str | None = Field(default=None, description="default: material_id, immutable_id or id, else the row")
+    pattern: str | None = Field(default=None, description="default: Parquet and JSON lines")
+    options: StoreOptions = Field(default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem")
+
+
+class AmcsdSource(_Section):
+    """American Mineralogist Crystal Structure Database, the 9,275 minerals inside larixite."""
+
+    kind: Literal["amcsd"] = "amcsd"
+
+
+class CoreMofSource(_FromFiles):
+    """CoRE MOF, the 23,845 computation-ready metal-organic frameworks inside core-mof (CC BY 4.0), written in P1."""
+
+    kind: Literal["core_mof"] = "core_mof"
+    subsets: tuple[Literal["2014", "2019-ASR", "2019-FSR"], ...] = Field(
+        default=("2014", "2019-ASR", "2019-FSR"), min_length=1
+    )
+
+
+Source = Annotated[
+    PrototypesSource | SyntheticSource | CifSource | TableSource | AmcsdSource | CoreMofSource,
+    Field(discriminator="kind"),
+]
 
 
 class Limits(_Section):

@@ -12,15 +12,18 @@ from pydantic import BaseModel
 
 from phaseray import config
 from phaseray.config import (
+    AmcsdSource,
     CifSource,
     Config,
     ConfigError,
+    CoreMofSource,
     FixedGrid,
     IngestConfig,
     MlpConfig,
     PrototypesSource,
     SpacingGrid,
     SyntheticSource,
+    TableSource,
     UNetConfig,
     digest,
     load,
@@ -38,6 +41,9 @@ ingest:
     - kind: synthetic
       count: 12
       elements: [C, N, O]
+    - kind: amcsd
+    - {kind: core_mof, subsets: [2019-ASR], recover_symmetry: true}
+    - {kind: table, path: "s3://mp/docs.parquet", column: structure, options: {region: eu-west-1, anonymous: true}}
   limits: {max_atoms: 100}
 generate:
   grid: {kind: spacing, points_per_d_min: 2.5, multiple: 8}
@@ -68,6 +74,11 @@ def test_every_kind_is_read_from_yaml(everything: Path):
         CifSource(path="/data/cod", pattern="*.CIF"),
         PrototypesSource(),
         SyntheticSource(count=12, elements=("C", "N", "O")),
+        AmcsdSource(),
+        CoreMofSource(subsets=("2019-ASR",), recover_symmetry=True),
+        TableSource(
+            path="s3://mp/docs.parquet", column="structure", options={"region": "eu-west-1", "anonymous": True}
+        ),
     )
     assert read.generate.grid == SpacingGrid(points_per_d_min=2.5, multiple=8)
     assert read.train.model == MlpConfig(hidden=(10, 20))

@@ -1,4 +1,4 @@
-"""Where crystals come from: CIF files in folders and archives, the AFLOW prototypes, and artificial crystals."""
+"""Where crystals come from: files, archives, tables, databases, the AFLOW prototypes, artificial crystals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phaseray.sources.cif import read_cif
-    from phaseray.sources.files import InputRef, fetch_inputs, list_inputs, read_input, read_inputs
+    from phaseray.sources.files import fetch_inputs, parse_input, read_input, read_inputs
+    from phaseray.sources.listing import list_inputs
     from phaseray.sources.prototypes import prototype
+    from phaseray.sources.refs import InputRef
     from phaseray.sources.synthetic import synthetic_crystal
 
 __all__ = [
     "InputRef",
     "fetch_inputs",
     "list_inputs",
+    "parse_input",
     "prototype",
     "read_cif",
     "read_input",
@@ -24,9 +27,10 @@ __all__ = [
 
 # Loaded on first use: a CIF alone needs none of the others.
 _HOME = {
-    "InputRef": "files",
+    "InputRef": "refs",
     "fetch_inputs": "files",
-    "list_inputs": "files",
+    "list_inputs": "listing",
+    "parse_input": "files",
     "prototype": "prototypes",
     "read_cif": "cif",
     "read_input": "files",

@@ -26,7 +26,16 @@ import pytest
 
 from phaseray.config import CifSource, Limits, PrototypesSource, SyntheticSource
 from phaseray.crystal import Crystal, Rejection
-from phaseray.sources import fetch_inputs, files, list_inputs, prototypes, read_input, read_inputs, synthetic_crystal
+from phaseray.sources import (
+    fetch_inputs,
+    files,
+    list_inputs,
+    parse_input,
+    prototypes,
+    read_input,
+    read_inputs,
+    synthetic_crystal,
+)
 from phaseray.sources.files import InputRef
 
 NAMES = [f"folder/{element}.cif" for element in ("Fe", "Cu", "Al", "W", "Au")]
@@ -328,7 +337,9 @@ def test_a_file_that_cannot_be_read_is_a_rejection(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "compress", [gzip.compress, partial(lzma.compress, preset=0), bz2.compress], ids=["gz", "xz", "bz2"]
+    "compress",
+    [gzip.compress, partial(lzma.compress, preset=0), bz2.compress, partial(pa.compress, codec="zstd", asbytes=True)],
+    ids=["gz", "xz", "bz2", "zst"],
 )
 def test_a_compressed_bomb_is_a_rejection_and_costs_no_memory(tmp_path: Path, compress):
     """100 MB of blanks in a member, 200 MB in a header: the process must not grow by 60 MB."""
@@ -441,8 +452,9 @@ def test_references_are_rows_of_a_parquet_file(tmp_path: Path):
 
 def test_bytes_can_be_fetched_without_parsing(tmp_path: Path):
     path = write(tmp_path / "x.cif", b"no CIF at all")
-    ((_, content, sha256),) = fetch_inputs(listed(path))
+    ((ref, content, sha256),) = fetch_inputs(listed(path))
     assert content == b"no CIF at all"
+    assert parse_input(ref, content).code == "syntax"
     assert sha256 == hashlib.sha256(content).hexdigest()
 
 

@@ -58,6 +58,9 @@ def _story(config: Config, catalogue: dict[str, Any], shards: dict[str, Any]) ->
         "prototypes": "the AFLOW prototypes that come with pymatgen",
         "synthetic": "artificial crystals",
         "cif": "CIF files",
+        "table": "crystals from tables",
+        "amcsd": "minerals of the AMCSD",
+        "core_mof": "metal-organic frameworks of CoRE MOF",
     }
     sources = " and ".join(dict.fromkeys(kinds[s.kind] for s in config.ingest.sources))
     split = shards["split"]

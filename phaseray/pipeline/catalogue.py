@@ -4,11 +4,13 @@ catalogue/
   run.json, config.yaml, summary.json, catalogue.json (version, units, counts; written last)
   inputs.parquet            every input: id, where it is; a row group a part
   parts/part-00000.parquet  one row an input, in the order of inputs.parquet: ok, or rejected with its reason
+  spool/                    while it runs: members of archives that cannot be read from the middle
   duplicates.parquet        which of those that are ok are the same structure as one before them
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -134,7 +136,7 @@ def _plan(config: Config, out: Path) -> int:
     """Write inputs.parquet, once; the number of inputs. At no time more than a part of them is in memory."""
     path = out / "inputs.parquet"
     if not path.exists():
-        refs = list_inputs(config.ingest.sources, config.seed)
+        refs = list_inputs(config.ingest.sources, config.seed, spool=out / "spool", limits=config.ingest.limits)
         first = next(refs, None)
         if first is None:
             raise ConfigError("ingest.sources give no crystal at all")
@@ -163,7 +165,7 @@ class _PartWriter:
         refs = [InputRef(**row) for row in inputs.to_pylist()]
         path = part_path(self.out, unit["part"])
         attempt = Attempt(path)
-        rows = read_rows(refs, self.config, careful=attempt.begin())
+        rows = read_rows(refs, self.config, spool=self.out / "spool", careful=attempt.begin())
         write_table(path, schema.rows_to_table(rows, schema.CATALOGUE))
         attempt.end()
         ok = sum(row["status"] == "ok" for row in rows)
@@ -215,6 +217,7 @@ def _finish(out: Path, config: Config, parts: list[dict[str, Any]], total: int) 
     if status["ok"] + status["rejected"] + status["duplicate"] != total:
         raise RuntimeError(f"{out}: {total} inputs, but {dict(status)} in the catalogue: please report it")
     write_json(out / "catalogue.json", facts)
+    shutil.rmtree(out / "spool", ignore_errors=True)
     for folder in (out, out / "parts"):
         sweep(folder)
     return {k: v for k, v in facts.items() if k != "units"}

@@ -26,7 +26,7 @@ from phaseray.config import IngestConfig, Limits
 from phaseray.crystal import Crystal, Rejection
 from phaseray.pipeline import schema
 from phaseray.pipeline.split import split_of
-from phaseray.sources import InputRef, fetch_inputs, read_cif
+from phaseray.sources import InputRef, fetch_inputs, parse_input
 
 Row = dict[str, Any]
 Content = bytes | Crystal | Rejection
@@ -39,21 +39,25 @@ class _TimeIsUp(BaseException):
     """Not an Exception: those become Rejections (internal) inside the reader."""
 
 
-def read_rows(refs: list[InputRef], config: IngestConfig, *, careful: bool = False) -> list[Row]:
+def read_rows(
+    refs: list[InputRef], config: IngestConfig, *, spool: Path | None = None, careful: bool = False
+) -> list[Row]:
     """A row of schema.CATALOGUE for each reference, in order.
 
     Parameters
     ----------
+    spool : Path or None
+        Where listing left the members of archives that cannot be read from the middle.
     careful : bool
         Read in a process of its own, because a worker died of one of these.
     """
     rows: dict[str, Row] = {}
     if not careful:
-        for ref, content, sha256 in fetch_inputs(refs, config.limits):
+        for ref, content, sha256 in fetch_inputs(refs, config.limits, spool=spool):
             rows[ref.id] = _row_in_time(ref, content, sha256, config)
     else:
         with _Apart(config) as apart:
-            for ref, content, sha256 in fetch_inputs(refs, config.limits):
+            for ref, content, sha256 in fetch_inputs(refs, config.limits, spool=spool):
                 rows[ref.id] = apart.row(ref, content, sha256)
     return [rows[ref.id] for ref in refs]
 
@@ -84,8 +88,7 @@ def _row(ref: InputRef, content: Content, sha256: str, config: IngestConfig) -> 
 def _parsed(ref: InputRef, content: Content, limits: Limits) -> Crystal | Rejection:
     try:
         if isinstance(content, bytes):
-            name = f"{ref.uri}/{ref.member}" if ref.member else ref.uri
-            content = read_cif(content, limits=limits, id=ref.id, source_name=name)
+            content = parse_input(ref, content, limits)
         if isinstance(content, Crystal) and (edge := float(content.cell[:3].max())) > limits.max_edge:
             return Rejection("too_large", f"an edge of {edge:.0f} Å, limits.max_edge is {limits.max_edge:.0f}")
     except Rejection as rejection:

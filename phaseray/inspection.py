@@ -106,8 +106,8 @@ def _shards(data: Dataset) -> tuple[dict[str, Any], pa.Table]:
     table = pa.concat_tables(tables) if tables else _empty("complete_d_min", "file", "row")
     rejected = [(r["code"], r["id"], r["reason"]) for r in info["rejections"]]
     keys = ("dataset_digest", "config_digest", "catalogue_digest", "inputs", "ok", "rejected", "rejected_before",
-            "split", "shapes", "bytes", "bytes_per_crystal", "d_min")  # fmt: skip
-    return {**{k: info[k] for k in keys}, "rejections": _rejections(rejected)}, table
+            "duplicates_before", "split", "shapes", "bytes", "bytes_per_crystal", "d_min")  # fmt: skip
+    return {**{k: info[k] for k in keys if k in info}, "rejections": _rejections(rejected)}, table
 
 
 def _catalogue(path: Path) -> tuple[dict[str, Any], pa.Table]:
@@ -122,7 +122,7 @@ def _catalogue(path: Path) -> tuple[dict[str, Any], pa.Table]:
     keys = ("config_digest", "inputs", "ok", "rejected", "split")
     return {
         **{k: facts[k] for k in keys},
-        **{s: int(n) for s, n in Counter(status.tolist()).items() if s not in ("ok", "rejected")},
+        "duplicates": int((status == "duplicate").sum()),
         "sources": _most_frequent(table["source"].to_pylist()),
         "with_notes": sum(bool(notes) for notes in table["notes"].to_pylist()),
         "rejections": _rejections(rejected),

@@ -64,12 +64,14 @@ def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The counts in words, for the page and for the terminal."""
     told = [("crystals", f"{summary['ok']:,}" + _listed(summary["split"], " in ", total=summary["ok"]))]
     inputs = [f"{summary['inputs']:,}: {summary['ok']:,} ok"]
-    for key, words in (("rejected", "rejected"), ("duplicate", "duplicates")):
+    for key, words in (("rejected", "rejected"), ("duplicates", "duplicates")):
         if summary.get(key):
             inputs.append(f"{summary[key]:,} {words}")
     before = summary.get("rejected_before", 0)
     if before:
         inputs.append(f"{before:,} rejected before, in ingest")
+    if summary.get("duplicates_before"):
+        inputs.append(f"{summary['duplicates_before']:,} duplicates left out")
     told.append(("inputs", ", ".join(inputs)))
     if "sources" in summary:
         told.append(("sources", _listed(summary["sources"])))

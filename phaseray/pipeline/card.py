@@ -109,6 +109,7 @@ def _front_matter(dataset: Mapping[str, Any], origins: Mapping[str, Origin], sch
         for shape in schemas
     ]
     values["dataset_info"] = [{"config_name": s, "features": features(columns)} for s, columns in schemas.items()]
+    values = {key: value for key, value in values.items() if value}
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)}---\n"
 
 
@@ -146,10 +147,8 @@ def _what(dataset: Mapping[str, Any], catalogue: Mapping[str, Any]) -> str:
         "",
         f"Of {catalogue['inputs']:,} inputs {catalogue['ok']:,} were read"
         + (f", {catalogue['rejected']:,} rejected" if catalogue["rejected"] else "")
-        + "".join(
-            f", {catalogue[key]:,} left out as duplicates" for key in ("duplicate", "duplicates") if catalogue.get(key)
-        )
-        + (f"; {dataset['rejected']:,} more were rejected when grids were computed." if dataset["rejected"] else "."),
+        + (f", {catalogue['duplicates']:,} left out as duplicates" if catalogue.get("duplicates") else "")
+        + (f"; of those read, {dataset['rejected']:,} had no grids computed." if dataset["rejected"] else "."),
     ]
     codes = Counter(catalogue.get("rejected_by_code", {})) + Counter(dataset["rejected_by_code"])
     if codes:

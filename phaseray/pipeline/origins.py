@@ -61,14 +61,22 @@ ORIGINS: Mapping[str, Origin] = {
             "Am. Mineral. 88 (2003) 247–250.",
         ),
     ),
+    "table": Origin(
+        "database tables",
+        "other",
+        "Licence and citation are those of the tables' source.",
+    ),
     "core_mof": Origin(
-        "CoRE MOF 2019",
+        "CoRE MOF",
         "cc-by-4.0",
         "Computation-ready, experimental metal–organic frameworks (CC BY 4.0).",
         (
             "Y. G. Chung et al. Advances, Updates, and Analytics for the Computation-Ready, Experimental "
             "Metal–Organic Framework Database: CoRE MOF 2019. J. Chem. Eng. Data 64 (2019) 5985–5998. "
             "doi:10.1021/acs.jced.9b00835",
+            "Y. G. Chung et al. Computation-Ready, Experimental Metal–Organic Frameworks: A Tool To Enable "
+            "High-Throughput Screening of Nanoporous Crystals. Chem. Mater. 26 (2014) 6185–6192. "
+            "doi:10.1021/cm502594j",
         ),
     ),
 }  # fmt: skip
@@ -86,10 +94,13 @@ def origin(kind: str, sources: list[dict[str, Any]]) -> Origin:
     return known._replace(citations=(*known.citations, *citations))
 
 
+_PRIVATE = re.compile(r"options|secret|password|token|(access|api|session)_?key", re.IGNORECASE)
+
+
 def portable(value: Any) -> Any:
-    """A configuration without what belongs to one machine or person: folders above a file, passwords in a URI."""
+    """A configuration without what belongs to one machine or person: folders above a file, keys, passwords."""
     if isinstance(value, dict):
-        return {key: portable(item) for key, item in value.items()}
+        return {key: portable(item) for key, item in value.items() if not _PRIVATE.search(str(key))}
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
     if not isinstance(value, str):

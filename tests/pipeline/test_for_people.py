@@ -81,6 +81,7 @@ def test_a_configured_licence_and_citation_are_in_the_card():
 
 def test_paths_and_passwords_do_not_travel():
     config = {"path": "/home/somebody/cod.tar.xz", "uri": ["s3://key:secret@bucket/a.zip", "file:///data/x.zip", "a/b"]}
+    assert portable({"options": {"secret_key": "x"}, "access_key": "y", "kind": "table"}) == {"kind": "table"}
     assert portable(config) == {"path": "cod.tar.xz", "uri": ["s3://bucket/a.zip", "x.zip", "a/b"]}
 
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format ui clean
+.PHONY: help install databases demo test lint format ui clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 install: $(VENV)/.installed ## make .venv with pinned versions
+
+databases: install ## two real databases, AMCSD and CoRE MOF (50 MB), as packages without what they depend on
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps larixite core-mof
 
 demo: install ## crystals to shards to networks to a report, about 5 minutes on 2 cores
 	$(BIN)/phaseray demo --out $(DEMO)

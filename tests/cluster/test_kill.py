@@ -152,7 +152,7 @@ def test_driver_killed_again_and_again(home: Path, undisturbed: Path, tmp_path: 
     rng = np.random.default_rng(20261122)
     catalogue, shards = tmp_path / "catalogue", tmp_path / "shards"
     command: list[str | Path] = ["ingest", "--out", catalogue]
-    stood = [kill_at_random(home, catalogue, command, rng, CRYSTALS // PART) for _ in range(3)]
+    stood = [kill_at_random(home, catalogue, command, rng, CRYSTALS // PART) for _ in range(2)]
     assert not (catalogue / "catalogue.json").exists()
     Driver(home, *command).wait()
     assert_undisturbed(catalogue, undisturbed / "catalogue")

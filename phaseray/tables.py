@@ -14,6 +14,7 @@ _LABELS = {
     "inputs": "inputs",
     "ok": "ok",
     "rejected": "rejected",
+    "duplicates": "duplicates",
     "rejected_by_code": "rejected by reason",
     "split": "split",
     "shapes": "grids",

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from phaseray.config import IngestConfig
-from phaseray.crystal import Crystal
+from phaseray.config import IngestConfig, Limits
+from phaseray.crystal import Crystal, Rejection
 from phaseray.pipeline import reading, schema
 from phaseray.pipeline.reading import Attempt, read_rows
-from phaseray.sources import InputRef, list_inputs, read_cif
+from phaseray.sources import InputRef, list_inputs, parse_input
 from tests.pipeline.conftest import SALT
 
 # What a library's fault looks like from outside, and a loop of compiled code that hears no alarm.
@@ -23,14 +23,14 @@ PROGRAM = """
 import hashlib, os, signal, sys
 from multiprocessing.connection import Connection
 from phaseray.pipeline import reading
-read, reading.HARD = reading.read_cif, 1
-def read_cif(content, **known):
+parse, reading.HARD = reading.parse_input, 1
+def parse_input(ref, content, limits):
     if b"broken" in content:
         os.kill(os.getpid(), signal.SIGSEGV)
     if b"endless" in content:
         hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)
-    return read(content, **known)
-reading.read_cif = read_cif
+    return parse(ref, content, limits)
+reading.parse_input = parse_input
 reading.serve(Connection(int(sys.argv[1])))
 """
 
@@ -54,12 +54,12 @@ def outcomes(rows: list[dict]) -> list[tuple[str, str | None]]:
 
 
 def test_a_regular_expression_without_end_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trapped(content: bytes, **known) -> Crystal:
+    def trapped(ref: InputRef, content: bytes, limits: Limits) -> Crystal | Rejection:
         if b"trap" in content:
             re.match(r"(a|aa)+$", "a" * 60 + "b")
-        return read_cif(content, **known)
+        return parse_input(ref, content, limits)
 
-    monkeypatch.setattr(reading, "read_cif", trapped)
+    monkeypatch.setattr(reading, "parse_input", trapped)
     refs, config = configured(folder, max_seconds=0.3)
     began = time.monotonic()
     rows = read_rows(refs, config)

@@ -49,7 +49,7 @@ def test_every_model_and_zero_phases_are_scored(run: tuple[Path, dict[str, Any]]
 
 def test_the_report_stands_by_itself_and_names_its_numbers(run: tuple[Path, dict[str, Any]]) -> None:
     out, summary = run
-    page = (out / "evaluation" / "report.html").read_text()
+    page = (out / "evaluation" / "report.html").read_text().replace("\xa0", " ")
     assert 'src="http' not in page
     assert summary["dataset_digest"] in page
     for told in summary["observations"].values():

@@ -71,7 +71,8 @@ def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if before:
         inputs.append(f"{before:,} rejected before, in ingest")
     if summary.get("duplicates_before"):
-        inputs.append(f"{summary['duplicates_before']:,} duplicates left out")
+        n = summary["duplicates_before"]
+        inputs.append(f"{n:,} duplicate{'s' if n != 1 else ''} left out")
     told.append(("inputs", ", ".join(inputs)))
     if "sources" in summary:
         told.append(("sources", _listed(summary["sources"])))

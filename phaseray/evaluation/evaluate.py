@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft
 
 from phaseray.crystal import orthogonalization_matrix
 from phaseray.diffraction.grid import Shape, half_shape
+from phaseray.diffraction.maps import zero_phase_map
 from phaseray.evaluation.metrics import (
     correlation_maps,
     half_grid_of,
@@ -161,12 +161,6 @@ class Evaluation:
         }
 
 
-def zero_phase_map(amplitude: ArrayLike, shape: Shape, volume: float) -> NDArray[np.float64]:
-    """(nx, ny, nz) density in e/Å³ from amplitudes with all phases 0."""
-    rho: NDArray[np.float64] = fft.irfftn(np.asarray(amplitude, np.float64), s=shape) * (np.prod(shape) / volume)
-    return rho
-
-
 def evaluate_predictions(
     crystals: Sequence[Sample],
     predictions: Mapping[str, Sequence[ArrayLike]],
@@ -200,7 +194,7 @@ def evaluate_predictions(
     zero_maps = []
     n_solvable = 0
     for i, crystal in enumerate(crystals):
-        zero_maps.append(zero_phase_map(crystal.amplitude, crystal.shape, crystal.volume))
+        zero_maps.append(zero_phase_map(np.asarray(crystal.amplitude, np.float64), crystal.shape, crystal.volume))
         easy = trivial(float(correlation_maps(zero_maps[-1], crystal.density).max()))
         ceiling = atoms_found(crystal.density, crystal.density, crystal.cell, crystal.positions, crystal.numbers)
         n_solvable += solved(1.0, ceiling.recall)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
+from phaseray.diffraction import ambiguity
 from phaseray.diffraction.grid import Shape
 
 if TYPE_CHECKING:
@@ -97,14 +98,9 @@ def alignment_of(correlations: Floats) -> Alignment:
     return Alignment(shift, inverted, float(correlations[int(inverted)].flat[index]))
 
 
-def invert(a: NDArray[Any]) -> NDArray[Any]:
-    """ρ(-x): the map inverted through the origin point of the grid."""
-    return np.roll(np.flip(a), 1, axis=(0, 1, 2))
-
-
 def align(a: NDArray[Any], shift: ArrayLike, inverted: bool) -> NDArray[Any]:
     """The map a inverted if `inverted`, then moved by `shift` grid points: what `best_alignment` describes."""
-    moved = invert(a) if inverted else a
+    moved = ambiguity.inverted(a) if inverted else a
     return np.roll(moved, tuple(int(s) for s in np.asarray(shift)), axis=(0, 1, 2))
 
 
@@ -139,8 +135,6 @@ def map_cc_strict(a: ArrayLike, b: ArrayLike, space_group: str | int | gemmi.Spa
     ValueError
         As `map_cc`; a space group that is not known.
     """
-    from phaseray.diffraction import ambiguity
-
     correlations = correlation_maps(a, b)
     shape: Shape = correlations.shape[1:]
     group = ambiguity.space_group(space_group)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from phaseray.evaluation.metrics import invert, pearson
+from phaseray.diffraction.ambiguity import inverted
+from phaseray.evaluation.metrics import pearson
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +38,7 @@ def sameness(maps: Sequence[Floats]) -> float | None:
 
 def inversion_symmetry(rho: Floats) -> float | None:
     """Pearson correlation of a map with its inverse through the origin; None for a constant map."""
-    return pearson(rho, invert(rho)) if varies(rho) else None
+    return pearson(rho, inverted(rho)) if varies(rho) else None
 
 
 def mirror_symmetry(rho: Floats) -> float | None:

@@ -8,9 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from phaseray.crystal import orthogonalization_matrix
+from phaseray.diffraction.maps import zero_phase_map
 from phaseray.evaluation import figures
 from phaseray.evaluation.diagnostics import mean_predictions, poster_diagnostics
-from phaseray.evaluation.evaluate import ZERO_PHASES, Sample, evaluate_predictions, zero_phase_map
+from phaseray.evaluation.evaluate import ZERO_PHASES, Sample, evaluate_predictions
 from phaseray.evaluation.metrics import align, half_grid_of
 from phaseray.evaluation.observations import sentences
 from phaseray.evaluation.periodic import shortest

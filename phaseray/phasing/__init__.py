@@ -1,0 +1,1 @@
+"""Phases from amplitudes: zero phases, charge flipping and the network, behind one call."""

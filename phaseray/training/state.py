@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from phaseray.models import build_model
 from phaseray.training import checkpoint
 from phaseray.training.averaging import averaged_copy
 from phaseray.training.checkpoint import ModelMeta
-from phaseray.training.history import Cursor, Epoch
+from phaseray.training.history import Cursor, Epoch, Mean
 from phaseray.training.protocols import TrainingData
 
 __all__ = ["Epoch", "TrainingState", "check_trainable"]
@@ -104,8 +104,10 @@ class TrainingState:
         unaveraged = None if self.averaged is None else self.model
         checkpoint.save(folder, self.to_use, self.meta, self.optimizer, unaveraged)
 
-    def restore(self, folder: str | Any) -> None:
+    def restore(self, folder: str | Any, *, rank: int = 0) -> None:
         """Go on from a checkpoint of the same network and data.
+
+        Sums over all workers, such as the loss of a begun epoch, are rank 0's to go on with.
 
         Raises
         ------
@@ -130,6 +132,8 @@ class TrainingState:
             group |= {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
         self.epoch, self.seconds = meta.epoch, meta.seconds
         self.step, self.skipped, self.cursor = meta.step, meta.skipped, meta.cursor
+        if rank:
+            self.cursor = replace(self.cursor, loss=Mean())
         self.history = [Epoch(**e) for e in meta.history]
 
 

@@ -28,8 +28,8 @@ from pydantic import (
 from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
 __all__ = [
-    "Config", "ConfigError", "EvaluateConfig", "FixedGrid", "GenerateConfig", "IngestConfig", "Limits",
-    "MlpConfig", "ModelConfig", "RayConfig", "Source", "SpacingGrid", "SplitConfig", "TrackingConfig",
+    "CleanerConfig", "Config", "ConfigError", "EvaluateConfig", "FixedGrid", "GenerateConfig", "IngestConfig", "Limits",
+    "MlpConfig", "ModelConfig", "PhasingConfig", "RayConfig", "Source", "SpacingGrid", "SplitConfig", "TrackingConfig",
     "TrainConfig", "UNetConfig", "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
@@ -233,13 +233,45 @@ class UNetConfig(_Section):
     norm: Literal["group", "batch", "none"] = "group"
 
 
-ModelConfig = Annotated[MlpConfig | UNetConfig, Field(discriminator="kind"), _kind_by_default("unet")]
+class CleanerConfig(_Section):
+    """The phasing network: cleans a map of measured amplitudes and wrong phases; see train.phasing."""
+
+    kind: Literal["cleaner"] = "cleaner"
+    width: int = Field(default=64, ge=8, multiple_of=8, description="channels on blocks of 2 x 2 x 2 voxels")
+    deep_width: int = Field(default=128, ge=8, multiple_of=8, description="channels one level below")
+    blocks: tuple[int, int, int] = Field(default=(2, 2, 2), description="residual blocks before, at and after it")
+
+
+ModelConfig = Annotated[MlpConfig | UNetConfig | CleanerConfig, Field(discriminator="kind"), _kind_by_default("unet")]
+
+
+class PhasingConfig(_Section):
+    """What the phasing network (model.kind: cleaner) is taught: problems drawn anew for every batch."""
+
+    d_min: Range = Field(default=(1.3, 2.1), description="Å, uniform; never beyond what the data set holds")
+    points_per_d_min: float = Field(default=2.5, ge=2, description="of the grid")
+    extra_b: Range = Field(default=(0.0, 2.0), description="Å², added to the displacements")
+    noisy_fraction: float = Field(default=0.3, ge=0, le=1, description="crystals with errors and gaps")
+    largest_noise: float = Field(default=0.1, ge=0, description="relative error of an amplitude")
+    largest_gap: float = Field(default=0.1, ge=0, lt=1, description="share of reflections missing")
+    random_fraction: float = Field(default=0.5, ge=0, le=1, description="starts from wholly random phases")
+    cycles: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1, 1, 2, 4, 8, 12), min_length=1, description="how far an iteration is followed; one is drawn a batch"
+    )
+    graded: int = Field(default=3, ge=1, description="of these states are learned from, at most")
+    relax: tuple[Annotated[float, Field(ge=0, lt=2)], ...] = Field(
+        default=(0.0, 0.5, 0.7, 0.9), min_length=1, description="over-relaxation of the iteration; one is drawn a batch"
+    )
 
 
 class TrainConfig(_Section):
     model: ModelConfig = UNetConfig()
     input: Literal["intensities", "amplitudes", "patterson", "zero_phase"] = "intensities"
     loss: Literal["mse", "mse_any_origin"] = "mse"
+    phasing: PhasingConfig = PhasingConfig()
+    start_from: str | None = Field(
+        default=None, description='a checkpoint whose weights training begins with; "shipped": those of the package'
+    )
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

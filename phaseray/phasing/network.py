@@ -8,17 +8,23 @@ Legend: B crystals or starts, D H W the sides of the grid, K = W // 2 + 1 the ha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from phaseray.diffraction.grid import Shape
+from phaseray.diffraction.grid import Shape, SpacingGrid
+from phaseray.phasing.problem import PhaseProblem, Starts, resampled
 
-__all__ = ["Observed", "State", "condition", "cycle", "misfit", "random_state", "transform", "transform_back"]
+__all__ = [
+    "Observed", "Settings", "State", "clean", "condition", "iterate", "misfit", "put_back", "random_state",
+    "solve_starts", "transform", "transform_back",
+]  # fmt: skip
 
-Network = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]
 _AXES = (-3, -2, -1)
 _TINY = 1e-12
 
@@ -61,6 +67,120 @@ class State:
     cleaned: Tensor
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How the iteration is run.
+
+    relax : over-relaxations, taken by the starts in turn
+    cycles : with over-relaxation
+    settling : cycles after them without, which a solution survives
+    points_per_d_min : of the grid, as in training
+    """
+
+    relax: tuple[float, ...] = (0.5, 0.7, 0.9)
+    cycles: int = 48
+    settling: int = 12
+    points_per_d_min: float = 2.5
+
+
+def solve_starts(
+    problem: PhaseProblem,
+    starts: int = 8,
+    seed: int = 0,
+    time_limit: float | None = None,
+    device: torch.device | str | None = None,
+    *,
+    network: Network | None = None,
+    settings: Settings | None = None,
+) -> Starts:
+    """The network's iteration from `starts` random beginnings at once.
+
+    Parameters
+    ----------
+    network : without, the one of the package (`weights.shipped_network`)
+    time_limit : seconds; the iteration settles early then
+
+    Returns
+    -------
+    Starts, with the features "misfit" (R between the amplitudes of the last cleaned map and the measured ones) and
+    "steadiness" (correlation of the last two maps: 1 where the iteration stands still).
+    """
+    settings = settings or Settings()
+    device = torch.device(device) if device is not None else problem.device
+    if network is None:
+        from phaseray.phasing.weights import shipped_network
+
+        network = shipped_network(device)
+    began = time.perf_counter()
+    shape = SpacingGrid(settings.points_per_d_min, 4).shape(problem.cell, problem.d_min)
+    shape = tuple(max(8, n) for n in shape)  # type: ignore[assignment]
+    on_grid = problem.to(device).on_grid(shape)
+
+    def many(t: Tensor) -> Tensor:
+        return t.expand(starts, *t.shape)
+
+    d_min_S = torch.full((starts,), problem.d_min, device=device)
+    within = on_grid.measured | on_grid.missing
+    observed = Observed.of(many(on_grid.amplitude), many(on_grid.measured), many(within), d_min_S, shape)
+    relax = torch.tensor([settings.relax[i % len(settings.relax)] for i in range(starts)], device=device)
+    # drawn on the CPU whatever the device, so that the start does not depend on it
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((starts, *shape), generator=generator).to(device)
+    state = State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
+    state, before, done = iterate(
+        network,
+        observed,
+        state,
+        relax[:, None, None, None],
+        settings,
+        None if time_limit is None else began + time_limit,
+    )
+    steady = _correlation(transform_back(state.coefficients, shape), transform_back(before, shape))
+    found = {"misfit": misfit(observed, state.cleaned), "steadiness": steady}
+    # torch's sign to the crystallographic one, and to the grid of the problem
+    phases = unit_or_one(resampled(state.coefficients.conj(), shape, problem.shape))
+    return Starts(
+        phases=phases.to(problem.device),
+        features={name: value.double().cpu().numpy().astype(np.float64) for name, value in found.items()},
+        cycles=done,
+        seconds=time.perf_counter() - began,
+    )
+
+
+@torch.no_grad()
+def iterate(
+    network: Network, observed: Observed, state: State, relax: Tensor, settings: Settings, until: float | None = None
+) -> tuple[State, Tensor, int]:
+    """All cycles: the last state, the coefficients of the one before, and how many cycles were run."""
+    told = observed.condition()
+    done = 0
+    for _ in range(settings.cycles):
+        if until is not None and time.perf_counter() > until:
+            break
+        state = put_back(observed, state, clean(network, observed, state, told), relax)
+        done += 1
+    before = state.coefficients
+    for _ in range(settings.settling):
+        before = state.coefficients
+        state = put_back(observed, state, clean(network, observed, state, told), 0.0)
+        done += 1
+        if until is not None and time.perf_counter() > until:
+            break
+    return state, before, done
+
+
+def unit_or_one(X: Tensor) -> Tensor:
+    """X / |X|; 1 where X is 0."""
+    size = X.abs()
+    return torch.where(size > 0, X / size.clamp_min(torch.finfo(size.dtype).tiny), torch.ones_like(X))
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.flatten(1), b.flatten(1)
+    norm = a.square().sum(1).sqrt() * b.square().sum(1).sqrt()
+    return (a * b).sum(1) / norm.clamp_min(_TINY)
+
+
 def transform(x: Tensor) -> Tensor:
     """(…, D, H, W) maps to (…, D, H, K)."""
     return torch.fft.rfftn(x, dim=_AXES)
@@ -89,16 +209,6 @@ def random_state(observed: Observed, generator: torch.Generator | None = None) -
     device = observed.amplitude.device
     noise = torch.randn((b, *observed.shape), generator=generator, device=device)
     return State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
-
-
-def cycle(network: Network, observed: Observed, state: State, told: Tensor, relax: float | Tensor) -> State:
-    """One cleaning, and the measured amplitudes put back.
-
-    With relax > 0 the new phases are those of (1 + relax) times the cleaned map less relax times the present one: the
-    reflection of the map in what the network would make of it, which leaves dead ends that plain alternation keeps to.
-    """
-    cleaned = clean(network, observed, state, told)
-    return put_back(observed, state, cleaned, relax)
 
 
 def clean(network: Network, observed: Observed, state: State, told: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from phaseray.training.checkpoint import ModelMeta
 from phaseray.training.history import Cursor, Mean, epochs_since_best
 from phaseray.training.inputs import density_scale, network_input, uncentred
 from phaseray.training.objective import Network, Objective, objective_of
+from phaseray.training.phasing import phased
 from phaseray.training.protocols import Amplitudes, Batch, TrainingData
 from phaseray.training.schedules import rate_factor
 from phaseray.training.state import Epoch, TrainingState
@@ -326,6 +327,9 @@ def predict(model: nn.Module, meta: ModelMeta, batches: Iterable[Amplitudes]) ->
     device = next(model.parameters()).device
     model.eval()
     for batch in batches:
+        if meta.config.model.kind == "cleaner":
+            yield phased(model, batch, meta)
+            continue
         a_BDHK = torch.tensor(batch.amplitude, device=device)
         scale_B = density_scale(a_BDHK, batch.shape, torch.tensor(batch.volume, device=device))
         y_BDHW = model(network_input(meta.config.input, a_BDHK, batch.shape))[:, 0]

@@ -9,39 +9,38 @@ Legend: B crystals, D H W the sides of the grid, K = W // 2 + 1 the half of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from phaseray.config import PhasingConfig
 from phaseray.diffraction.grid import Shape
-from phaseray.phasing.network import Observed, State, transform, transform_back, unit
+from phaseray.phasing.network import (
+    Observed,
+    Settings,
+    State,
+    clean,
+    iterate,
+    put_back,
+    transform,
+    transform_back,
+    unit,
+)
+from phaseray.training.checkpoint import ModelMeta
+from phaseray.training.inputs import density_scale
+from phaseray.training.protocols import Amplitudes, Batch
+from phaseray.training.state import TrainingState
 
-__all__ = ["Drawing", "Problem", "aligned", "draw_problem", "reciprocal_metric", "spoilt_state"]
+__all__ = ["PhasingObjective", "Problem", "aligned", "draw_problem", "phased", "reciprocal_metric", "spoilt_state"]
 
 _AXES = (-3, -2, -1)
 _TINY = 1e-12
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """From what problems are drawn.
-
-    d_min : Å, uniform between the two (never beyond what the data hold)
-    points_per_d_min, multiple : of the grid, as `grid.SpacingGrid`
-    extra_b : Å², added to every displacement factor
-    noisy_fraction : of the crystals with errors and gaps
-    largest_noise : relative error of an amplitude
-    largest_gap : share of the reflections that are missing
-    """
-
-    d_min: tuple[float, float] = (1.1, 2.2)
-    points_per_d_min: float = 2.5
-    multiple: int = 4
-    extra_b: tuple[float, float] = (0.0, 2.0)
-    noisy_fraction: float = 0.3
-    largest_noise: float = 0.1
-    largest_gap: float = 0.1
+_MULTIPLE = 4  # of the sides, for the network
+_LEAST_REFLECTIONS = 8  # that are not nearly extinct; with fewer there is nothing to learn
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,83 @@ class Problem:
     """Amplitudes, and the map that belongs to them.
 
     truth : (B, D, H, K) complex64, coefficients of the true map, of unit rms
+    sound : (B,) float32, 1, or 0 where the resolution leaves too few reflections to learn from
     """
 
     observed: Observed
     truth: Tensor
+    sound: Tensor
+
+
+class PhasingObjective:
+    """Maps cleaned at some of the states of an iteration that the network itself drives from spoilt phases.
+
+    The loss is the squared error against the true map, moved and inverted to fit the state and what the network
+    makes of it, in units of the map's variance: 1 is that of a flat map. No gradient goes from one cycle to the next.
+    """
+
+    def __init__(self, config: PhasingConfig) -> None:
+        self.config = config
+
+    def losses(
+        self,
+        state: TrainingState,
+        batch: Batch,
+        network: Callable[..., Tensor],
+        *,
+        generator: torch.Generator,
+        training: bool,
+    ) -> Tensor:
+        config = self.config
+        density_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device)
+        cell_B6 = torch.tensor(batch.cell, dtype=torch.float64, device=state.device)
+        problem = draw_problem(density_BDHW, cell_B6, state.d_min, config, generator)
+        observed = problem.observed
+
+        def choice(n: int) -> int:
+            return int(torch.randint(n, (1,), generator=generator, device=state.device))
+
+        cycles = config.cycles[choice(len(config.cycles))]
+        relax = config.relax[choice(len(config.relax))]
+        order = torch.randperm(cycles, generator=generator, device=state.device).tolist()
+        graded = set(order[: config.graded])
+        told = observed.condition()
+        at = spoilt_state(problem, generator, config.random_fraction)
+        losses_B = torch.zeros(len(told), device=state.device)
+        for cycle in range(max(graded) + 1):
+            with torch.set_grad_enabled(training and cycle in graded):
+                cleaned = clean(network, observed, at, told)
+            made = cleaned.detach()
+            if cycle in graded:
+                x = transform_back(at.coefficients, observed.shape)
+                target = aligned(problem.truth, x + made, observed.shape)
+                losses_B = losses_B + (cleaned - target).square().mean(_AXES) / len(graded)
+            at = put_back(observed, at, made, relax)
+        return losses_B * problem.sound
+
+
+@torch.no_grad()
+def phased(model: nn.Module, batch: Amplitudes, meta: ModelMeta, cycles: int = 24) -> NDArray[np.float32]:
+    """(B, D, H, W) e/Å³: one short iteration from random phases for each crystal of a batch, on the batch's own grid.
+
+    What evaluation compares with the networks that make a density in one go; `phasing.solve_map` takes many starts and
+    more cycles.
+    """
+    device = next(model.parameters()).device
+    amplitude = torch.tensor(batch.amplitude, dtype=torch.float32, device=device)
+    amplitude[:, 0, 0, 0] = 0
+    measured = amplitude > 0
+    d_min_B = torch.full((len(amplitude),), meta.d_min, device=device)
+    observed = Observed.of(amplitude, measured, measured, d_min_B, batch.shape)
+    noise = torch.randn((len(amplitude), *batch.shape), generator=torch.Generator().manual_seed(0)).to(device)
+    start = State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
+    settings = Settings(cycles=cycles, settling=cycles // 4)
+    state, _, _ = iterate(model, observed, start, torch.tensor(0.7, device=device), settings)
+    volume_B = torch.tensor(batch.volume, dtype=torch.float32, device=device)
+    scale_B = density_scale(amplitude, batch.shape, volume_B)
+    maps = transform_back(state.coefficients, batch.shape)
+    rms_B = maps.square().mean(_AXES).sqrt().clamp_min(_TINY)
+    return (maps * (scale_B / rms_B)[:, None, None, None]).cpu().numpy()
 
 
 def reciprocal_metric(cell_B6: Tensor) -> Tensor:
@@ -66,7 +138,7 @@ def reciprocal_metric(cell_B6: Tensor) -> Tensor:
 
 
 def draw_problem(
-    density_BDHW: Tensor, cell_B6: Tensor, data_d_min: float, drawing: Drawing, generator: torch.Generator
+    density_BDHW: Tensor, cell_B6: Tensor, data_d_min: float, drawing: PhasingConfig, generator: torch.Generator
 ) -> Problem:
     """A problem from densities at the resolution of the data set: one drawn resolution a batch, all else a crystal.
 
@@ -83,7 +155,7 @@ def draw_problem(
     edges = cell_B6[:, :3].amax(0).tolist()
     whole: Shape = tuple(density_BDHW.shape[1:])  # type: ignore[assignment]
     shape: Shape = tuple(  # type: ignore[assignment]
-        min(n, drawing.multiple * max(1, math.ceil(e * drawing.points_per_d_min / d / drawing.multiple - 1e-9)))
+        min(n, _MULTIPLE * max(1, math.ceil(e * drawing.points_per_d_min / d / _MULTIPLE - 1e-9)))
         for e, n in zip(edges, whole, strict=True)
     )
     F, hkl = _cut(transform(density_BDHW.float()), whole, shape)
@@ -107,7 +179,9 @@ def draw_problem(
     d_B = torch.full((b,), d, device=device)
     observed = Observed.of(amplitude, inside & ~missing, inside, d_B, shape)
     truth = F / transform_back(F, shape).square().mean(_AXES, keepdim=True).sqrt().clamp_min(_TINY)
-    return Problem(observed, truth)
+    seen = observed.amplitude > 0.02 * observed.amplitude.amax(_AXES, keepdim=True)
+    sound = (seen.sum(_AXES) >= _LEAST_REFLECTIONS).to(torch.float32)
+    return Problem(observed, truth, sound)
 
 
 def spoilt_state(problem: Problem, generator: torch.Generator, random_fraction: float = 0.5) -> State:
@@ -188,7 +262,6 @@ def _friedel(values: Tensor, shape: Shape) -> Tensor:
     """Values on the l = 0 plane made the same for h and -h."""
     plane = values[..., 0]
     minus = plane.flip(1, 2).roll((1, 1), (1, 2))
-    d, h, _ = shape
     hkl = _indices(shape, values.device)[:, :, 0]
     first = (hkl[..., 0] > 0) | ((hkl[..., 0] == 0) & (hkl[..., 1] >= 0))
     out = values.clone()

@@ -67,14 +67,14 @@ class TrainingState:
         """The weights that are validated and handed out: the mean, where there is one."""
         return self.model if self.averaged is None else self.averaged
 
-    def autocast(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+    def autocast(self, network: nn.Module) -> Callable[..., Tensor]:
         """`network` in the configured precision; what it gives is float32."""
         if self.config.precision == "float32":
             return network
 
-        def lowered(x: Tensor) -> Tensor:
+        def lowered(*inputs: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16):
-                y: Tensor = network(x)
+                y: Tensor = network(*inputs)
             return y.float()
 
         return lowered
@@ -88,6 +88,8 @@ class TrainingState:
         shape = min(data.shapes, key=lambda shape: (math.prod(shape), shape))
         torch.manual_seed(seed)
         model = build_model(config.model, shape).to(device)
+        if config.start_from is not None:
+            checkpoint.begin_with(model, config.model, config.start_from)
         return cls(
             model, _optimizer(config, model), config, shape, seed, data.digest, data.d_min,
             device=torch.device(device),

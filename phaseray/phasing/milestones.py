@@ -42,8 +42,11 @@ class Schedule:
 
     first: int = 50
     cycles: int = 3200
-    finishing: int = 25
-    enough: float = 0.97
+    finishing: int = 40
+    enough: float = 0.95
+
+
+SCHEDULE = Schedule()
 
 
 def until_solved(
@@ -76,8 +79,8 @@ def until_solved(
             steps = min(_BETWEEN_CLOCKS, stop - done)
             iteration.run(steps)
             done += steps
-        phases = finish(work, iteration.phases(), schedule.finishing)
-        now = scoring.probability(scoring.features(work, phases), d_min=work.d_min, named="charge_flipping")
+        phases = finish(problem, resampled(iteration.phases(), work.shape, problem.shape), schedule.finishing)
+        now = scoring.probability(scoring.features(problem, phases), d_min=problem.d_min, named="charge_flipping")
         if best is None:
             best, probability = phases, now
         else:
@@ -88,7 +91,7 @@ def until_solved(
         stop = min(2 * stop, schedule.cycles)
     return Starts(
         # methods work in the hand that saves them the conjugates
-        phases=torch.conj_physical(resampled(best, work.shape, problem.shape)),
+        phases=torch.conj_physical(best),
         solved=probability >= schedule.enough,
         cycles=done,
         seconds=time.perf_counter() - began,
@@ -96,11 +99,17 @@ def until_solved(
 
 
 def finish(problem: PhaseProblem, phases: Tensor, cycles: int) -> Tensor:
-    """Low-density elimination: the map set to 0 where it is below its mean, measured amplitudes put back, and again.
+    """Low-density elimination: what is below the mean of the map is set to 0, measured amplitudes put back, and again.
 
-    Shiono & Woolfson (1992), Acta Cryst. A48, 451, in its plainest form.
+    Shiono & Woolfson (1992), Acta Cryst. A48, 451, in its plainest form. Reflections beyond d_min are taken
+    as they come of it ("free lunch", Caliandro et al. 2005, Acta Cryst. D61, 556): a map of atoms cut off at d_min has
+    ripples below zero, which is no fault of its phases.
     """
+    beyond = (~problem.measured).to(problem.amplitude.dtype)
+    beyond[0, 0, 0] = 0
+    f = problem.amplitude * phases
     for _ in range(cycles):
-        rho = torch.fft.irfftn(problem.amplitude * phases, s=problem.shape, dim=AXES, norm="forward")
-        phases = unit(torch.fft.rfftn(rho.clamp_min_(0), dim=AXES, norm="forward"))
-    return phases
+        rho = torch.fft.irfftn(f, s=problem.shape, dim=AXES, norm="forward")
+        g = torch.fft.rfftn(rho.clamp_min_(0), dim=AXES, norm="forward")
+        f = g * (problem.amplitude * torch.rsqrt(torch.view_as_real(g).square().sum(-1) + 1e-30) + beyond)
+    return unit(f)

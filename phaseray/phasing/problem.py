@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from phaseray.crystal import Crystal, orthogonalization_matrix
+from phaseray.crystal import Crystal
 from phaseray.diffraction.grid import Shape, SpacingGrid, complete_d_min, half_shape
 from phaseray.diffraction.scattering import Probe
 
@@ -180,12 +180,15 @@ class PhaseProblem:
         """The same amplitudes on another grid, which must hold them all."""
         if shape == self.shape:
             return self
-        inverse = np.linalg.inv(orthogonalization_matrix(self.cell))
+        inverse = _inverse(self.cell)
         s2, within = _sphere(inverse, shape, self.d_min)
         if int(within.sum()) < int((self.measured | self.missing).sum()):
             raise ValueError(f"a grid of {shape} points cannot hold all reflections to {self.d_min:g} Å")
-        names = ("amplitude", "measured", "missing", "weight", "sigma")
-        moved = {n: resampled(v, self.shape, shape) for n in names if (v := getattr(self, n)) is not None}
+        moved: dict[str, Any] = {
+            name: resampled(value, self.shape, shape)
+            for name in ("amplitude", "measured", "missing", "weight", "sigma")
+            if (value := getattr(self, name)) is not None
+        }
         return replace(self, shape=shape, s2=_tensor(s2, self.device), **moved)
 
     def structure_factors(self, phases: Tensor) -> Tensor:
@@ -193,7 +196,7 @@ class PhaseProblem:
         return self.amplitude * phases
 
     def density(self, phases: Tensor) -> Tensor:
-        """(…, nx, ny, nz) float32 maps of measured |F| with unit phases (…, nx, ny, nz'), e/Å³ up to scale and F(000)."""
+        """(…, nx, ny, nz) float32 maps of measured |F| with unit phases (…, nx, ny, nz'), e/Å³ up to scale."""
         return density_of(self.structure_factors(phases), self.shape) / self.volume
 
     def random_phases(self, starts: int, seed: int) -> Tensor:
@@ -264,7 +267,8 @@ def half_sphere(cell: ArrayLike, d_min: float) -> NDArray[np.int64]:
     hkl = np.where(2 * hkl > np.asarray(shape), hkl - np.asarray(shape), hkl)
     h, k, n_l = hkl.T
     first = (n_l > 0) | ((n_l == 0) & ((k > 0) | ((k == 0) & (h > 0))))
-    return hkl[first]
+    half: NDArray[np.int64] = hkl[first]
+    return half
 
 
 def resampled(half: Tensor, old: Shape, new: Shape) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from phaseray.diffraction.grid import Shape
-from phaseray.phasing.milestones import Schedule, until_solved
+from phaseray.phasing.milestones import SCHEDULE, Schedule, until_solved
 from phaseray.phasing.problem import AXES, PhaseProblem, Starts, grid_shape, unit
 from phaseray.phasing.wilson import sharpened
 
@@ -35,7 +35,7 @@ class Settings:
     beta: float = 0.7
     shares: tuple[float, ...] = (0.05, 0.1, 0.15, 0.25)
     sharpening: tuple[float, ...] = (0.0, 1.0)
-    schedule: Schedule = Schedule()
+    schedule: Schedule = SCHEDULE
     points_per_d_min: float = 2.1
 
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phaseray.phasing import calibration
-from phaseray.phasing.problem import AXES, PhaseProblem, Starts
+from phaseray.phasing.problem import AXES, PhaseProblem, Starts, grid_shape, resampled
 
 Features = dict[str, NDArray[np.float64]]
 
 SAME_MAP = 0.8
 """Correlation from which on two maps are taken for the same."""
+_ROUGH = 2.1  # points per d_min of the grid on which all pairs of starts are compared
 
 
 def features(problem: PhaseProblem, phases: Tensor) -> Features:
@@ -87,12 +88,14 @@ def correlations(problem: PhaseProblem, phases: Tensor, one: int) -> Tensor:
     norm = (problem.weight * problem.amplitude.square()).sum().clamp_min(1e-30)
     pair = torch.stack([f[one] * f.conj(), f[one] * f], 1)
     peaks = torch.fft.irfftn(pair, s=problem.shape, dim=AXES, norm="forward").flatten(1).amax(1)
-    return peaks / norm
+    best: Tensor = peaks / norm
+    return best
 
 
 def agreement(problem: PhaseProblem, phases: Tensor, block: int = 8) -> Tensor:
     """(S,) largest correlation of each start's map with another's, maximised over translations and inversion."""
-    f = problem.amplitude * phases
+    shape = grid_shape(problem.cell, problem.d_min, _ROUGH)
+    f = resampled(problem.amplitude * phases, problem.shape, shape)
     norm = (problem.weight * problem.amplitude.square()).sum().clamp_min(1e-30)
     starts = len(f)
     table = torch.zeros((starts, starts), device=f.device)
@@ -100,7 +103,7 @@ def agreement(problem: PhaseProblem, phases: Tensor, block: int = 8) -> Tensor:
         for first in range(i + 1, starts, block):
             others = f[first : first + block]
             pair = torch.cat([f[i] * others.conj(), f[i] * others])
-            peaks = torch.fft.irfftn(pair, s=problem.shape, dim=AXES, norm="forward").flatten(1).amax(1)
+            peaks = torch.fft.irfftn(pair, s=shape, dim=AXES, norm="forward").flatten(1).amax(1)
             best = peaks.reshape(2, -1).amax(0) / norm
             table[i, first : first + block] = best
             table[first : first + block, i] = best

@@ -135,8 +135,27 @@ def solve_starts(problem: PhaseProblem, method: Method, starts: int, seed: int, 
             "method='charge_flipping' works without"
         ) from error
     if method == "hybrid":
-        return network.solve_starts(problem, starts, seed, time_limit, problem.device, hybrid=True)
-    return network.solve_starts(problem, starts, seed, time_limit, problem.device)
+        return _hybrid(problem, starts, seed, time_limit)
+    found: Starts = network.solve_starts(problem, starts, seed, time_limit, problem.device)
+    return found
+
+
+def _hybrid(problem: PhaseProblem, starts: int, seed: int, time_limit: float | None) -> Starts:
+    """Charge flipping, for half of the time; where it has no probable solution, the network as well."""
+    from phaseray.phasing import charge_flipping, network
+
+    half = None if time_limit is None else time_limit / 2
+    flipped = charge_flipping.solve_starts(problem, STARTS["charge_flipping"], seed, half)
+    if flipped.solved is not None and flipped.solved.any():
+        return flipped
+    rest = None if time_limit is None else max(time_limit - flipped.seconds, 1e-3)
+    learned: Starts = network.solve_starts(problem, starts, seed, rest, problem.device)
+    # features that only one of the two knows cannot judge both
+    return Starts(
+        phases=torch.cat([flipped.phases, learned.phases]),
+        cycles=flipped.cycles + learned.cycles,
+        seconds=flipped.seconds + learned.seconds,
+    )
 
 
 def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> Solution:

@@ -183,12 +183,14 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def transform(x: Tensor) -> Tensor:
     """(…, D, H, W) maps to (…, D, H, K)."""
-    return torch.fft.rfftn(x, dim=_AXES)
+    X: Tensor = torch.fft.rfftn(x, dim=_AXES)
+    return X
 
 
 def transform_back(X: Tensor, shape: Shape) -> Tensor:
     """(…, D, H, K) to maps (…, D, H, W)."""
-    return torch.fft.irfftn(X, s=shape, dim=_AXES)
+    x: Tensor = torch.fft.irfftn(X, s=shape, dim=_AXES)
+    return x
 
 
 def condition(observed: Observed) -> Tensor:

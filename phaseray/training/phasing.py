@@ -32,7 +32,7 @@ from phaseray.phasing.network import (
 )
 from phaseray.training.checkpoint import ModelMeta
 from phaseray.training.inputs import density_scale
-from phaseray.training.protocols import Amplitudes, Batch
+from phaseray.training.protocols import Amplitudes, CellBatch
 from phaseray.training.state import TrainingState
 
 __all__ = ["PhasingObjective", "Problem", "aligned", "draw_problem", "phased", "reciprocal_metric", "spoilt_state"]
@@ -69,7 +69,7 @@ class PhasingObjective:
     def losses(
         self,
         state: TrainingState,
-        batch: Batch,
+        batch: CellBatch,
         network: Callable[..., Tensor],
         *,
         generator: torch.Generator,
@@ -134,7 +134,8 @@ def reciprocal_metric(cell_B6: Tensor) -> Tensor:
     ones = torch.ones_like(cosines[:, 0])
     ca, cb, cg = cosines.unbind(1)
     angles = torch.stack([ones, cg, cb, cg, ones, ca, cb, ca, ones], 1).view(-1, 3, 3)
-    return torch.linalg.inv(angles * edges[:, :, None] * edges[:, None, :])
+    metric: Tensor = torch.linalg.inv(angles * edges[:, :, None] * edges[:, None, :])
+    return metric
 
 
 def draw_problem(
@@ -153,7 +154,7 @@ def draw_problem(
 
     d = float(uniform(max(drawing.d_min[0], data_d_min), drawing.d_min[1], 1))
     edges = cell_B6[:, :3].amax(0).tolist()
-    whole: Shape = tuple(density_BDHW.shape[1:])  # type: ignore[assignment]
+    whole: Shape = tuple(density_BDHW.shape[1:])
     shape: Shape = tuple(  # type: ignore[assignment]
         min(n, _MULTIPLE * max(1, math.ceil(e * drawing.points_per_d_min / d / _MULTIPLE - 1e-9)))
         for e, n in zip(edges, whole, strict=True)

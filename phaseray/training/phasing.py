@@ -154,8 +154,8 @@ def draw_problem(
 
     d = float(uniform(max(drawing.d_min[0], data_d_min), drawing.d_min[1], 1))
     edges = cell_B6[:, :3].amax(0).tolist()
-    whole: Shape = tuple(density_BDHW.shape[1:])
-    shape: Shape = tuple(  # type: ignore[assignment]
+    whole: Shape = tuple(density_BDHW.shape[1:])  # type: ignore[assignment]
+    shape: Shape = tuple(
         min(n, _MULTIPLE * max(1, math.ceil(e * drawing.points_per_d_min / d / _MULTIPLE - 1e-9)))
         for e, n in zip(edges, whole, strict=True)
     )

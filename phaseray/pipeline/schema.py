@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from phaseray.crystal import Crystal
 from phaseray.diffraction.grid import Shape, half_shape
-from phaseray.fingerprint import fingerprint
+from phaseray.fingerprint import rough
 
-CATALOGUE_VERSION = 2
+CATALOGUE_VERSION = 3
 SHARDS_VERSION = 1
 
 UNITS: Mapping[str, str] = {
@@ -63,10 +63,10 @@ CATALOGUE = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("notes", pa.list_(pa.string())),
         *_ATOMS,
-        # see phaseray.fingerprint; null where crystals are not compared
+        # see phaseray.fingerprint.rough; null where crystals are not compared
         pa.field("chemical_system", pa.string()),
         pa.field("number_density", pa.float64()),
-        pa.field("fingerprint", pa.list_(pa.float32())),
+        pa.field("element_shares", pa.list_(pa.float64())),
     ],
     metadata={"phaseray_catalogue": str(CATALOGUE_VERSION)},
 )
@@ -116,13 +116,9 @@ def atom_values(crystal: Crystal) -> dict[str, Any]:
     }
 
 
-def fingerprint_values(crystal: Crystal) -> dict[str, Any]:
-    """What crystals are compared by, as columns of CATALOGUE; nothing for a crystal too large to compare."""
-    found = fingerprint(crystal)
-    if found is None:
-        return {}
-    density = sum(crystal.composition.values()) / crystal.volume
-    return {"chemical_system": found.system, "number_density": density, "fingerprint": found.values}
+def rough_values(crystal: Crystal) -> dict[str, Any]:
+    """What tells at a glance that two crystals differ, as columns of CATALOGUE."""
+    return dict(zip(("chemical_system", "number_density", "element_shares"), rough(crystal), strict=True))
 
 
 def crystals(table: pa.Table) -> list[Crystal]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def _of_systems(table: pa.Table) -> Iterator[Rows]:
     lists = table["values"].combine_chunks()
     values, start = lists.values.to_numpy(), lists.offsets.to_numpy()
     edges = [0, *(np.flatnonzero(np.diff(system)) + 1).tolist(), len(system)]
-    for first, end in zip(edges[:-1], edges[1:], strict=True):
+    for first, end in pairwise(edges):
         of = _leaders(values[start[first] : start[end]].reshape(end - first, -1)) if end - first > 1 else {}
         if of:
             yield place[first + np.array(list(of.items())).T]

@@ -53,10 +53,7 @@ def write_manifest(config: Config, out: Path) -> int:
         for error in _results(waiting):
             _check(error)
         _check_found(config, pieces, files)
-        rows = config.ingest.rows_per_part
-        if not write_row_groups(path, _regrouped(_unique(files), rows), INPUTS, empty=True):
-            path.unlink()
-            raise ConfigError("ingest.sources give no crystal at all")
+        write_row_groups(path, _regrouped(_unique(files), config.ingest.rows_per_part), INPUTS)
         shutil.rmtree(folder, ignore_errors=True)
     return int(pq.read_metadata(path).num_rows)
 
@@ -109,6 +106,8 @@ def _check_found(config: Config, pieces: list[Stretch], files: list[Path]) -> No
     for source, n in zip(config.ingest.sources, rows, strict=True):
         if not n:
             check_found(source)
+    if not sum(rows):
+        raise ConfigError("ingest.sources give no crystal at all")
 
 
 def _tables(refs: Iterable[InputRef]) -> Iterator[pa.Table]:

@@ -19,7 +19,7 @@ from typing import Any
 
 # a row group is what is read at once
 _ROWS, _BYTES = 64, 4 << 20
-_STAMP = b"phaseray.stamp"
+_STAMP = b"phaseray.spool.2"
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def without_ray(sources: str, dtype: str, out: Path) -> dict[str, Any]:
 
     def one_by_one(worker: type, arguments: tuple[Any, ...], units: Any, **_: Any) -> Iterator[Any]:
         made = worker(*arguments)
-        return map(made, units)
+        return ({**made(unit), "worker_mb": 0} for unit in units)
 
     class NoCluster:
         computing_actors = staticmethod(lambda _: 1)

@@ -32,7 +32,7 @@ from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.reading import Attempt, read_rows
 from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.storage import read_json, sweep, write_json, write_table
-from phaseray.pipeline.units import run_units
+from phaseray.pipeline.units import peak_memory, run_units
 from phaseray.sources import InputRef
 
 
@@ -59,14 +59,17 @@ def ingest(config: Config, out: str | Path) -> dict[str, Any]:
         todo = [p for p in parts if not part_path(out, p["part"]).exists()]
         progress = Progress("ingest", sum(p["count"] for p in todo))
         worker = (str(out), config.ingest.model_dump(mode="json"))
+        largest = 0
         for report in run_units(_PartWriter, worker, todo, actors=cluster.computing_actors(config.ray)):
+            largest = max(largest, report["worker_mb"])
             progress.advance(report["ok"] + report["rejected"], report["rejected"])
         progress.close()
         if todo or not (out / "duplicates.parquet").exists():
-            _mark_duplicates(config, out, parts)
+            largest = max(largest, _mark_duplicates(config, out, parts))
     summary = _finish(out, config, parts, total)
     seconds = time.monotonic() - began
     summary |= {"seconds": round(seconds, 2), "crystals_per_second": round(total / seconds, 1), "out": str(out)}
+    summary["peak_memory_mb"] = {"driver": peak_memory(), **({"worker": largest} if largest else {})}
     write_json(out / "summary.json", summary)
     return summary
 
@@ -151,19 +154,22 @@ class _PartWriter:
         return {"part": unit["part"], "ok": ok, "rejected": len(rows) - ok}
 
 
-def _mark_duplicates(config: Config, out: Path, parts: list[dict[str, Any]]) -> None:
+def _mark_duplicates(config: Config, out: Path, parts: list[dict[str, Any]]) -> int:
+    """Write duplicates.parquet; the peak memory of a worker in MB, 0 where none was needed."""
     path, folder = out / "duplicates.parquet", out / "fingerprints"
     if config.ingest.duplicates == "keep":
         write_table(path, schema.DUPLICATES.empty_table())
-        return
+        return 0
     files = [part_path(out, p["part"]) for p in parts]
     units = write_candidates(files, folder)
     progress = Progress("duplicates", sum(unit["count"] for unit in units))
-    worker = (str(out / "parts"), str(folder))
+    worker, largest = (str(out / "parts"), str(folder)), 0
     for report in run_units(FingerprintWriter, worker, units, actors=cluster.computing_actors(config.ray)):
+        largest = max(largest, report["worker_mb"])
         progress.advance(report["count"])
     progress.close()
     mark_duplicates(files, folder, units, path)
+    return largest
 
 
 def _finish(out: Path, config: Config, parts: list[dict[str, Any]], total: int) -> dict[str, Any]:
@@ -203,8 +209,8 @@ def _finish(out: Path, config: Config, parts: list[dict[str, Any]], total: int) 
     if status["ok"] + status["rejected"] + status["duplicate"] != total:
         raise RuntimeError(f"{out}: {total} inputs, but {dict(status)} in the catalogue: please report it")
     write_json(out / "catalogue.json", facts)
-    for folder in ("spool", "listing", "fingerprints"):
-        shutil.rmtree(out / folder, ignore_errors=True)
+    for name in ("spool", "listing", "fingerprints"):
+        shutil.rmtree(out / name, ignore_errors=True)
     for folder in (out, out / "parts"):
         sweep(folder)
     return {k: v for k, v in facts.items() if k != "units"}

@@ -47,7 +47,8 @@ def write_candidates(parts: list[Path], folder: Path) -> list[dict[str, Any]]:
     """
     places = candidates(parts)
     ends = _ends(parts)
-    units, groups = [], []
+    units: list[dict[str, Any]] = []
+    groups: list[pa.Table] = []
     for part in range(len(parts)):
         first, end = np.searchsorted(places, ends[part : part + 2])
         if first < end:
@@ -123,7 +124,8 @@ def _has_neighbour(coordinates: Floats) -> NDArray[np.bool_]:
     from scipy.spatial import cKDTree
 
     distance, _ = cKDTree(coordinates).query(coordinates, k=[2], p=np.inf, distance_upper_bound=1.0)
-    return np.isfinite(distance[:, 0])
+    found: NDArray[np.bool_] = np.isfinite(distance[:, 0])
+    return found
 
 
 def _overview(parts: list[Path]) -> tuple[Rows, Floats, Floats, Rows]:

@@ -69,12 +69,12 @@ def _listed(config: Config, piece: Stretch, out: Path, file: Path) -> str:
     return ""
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
 def _list(config: Config, piece: Stretch, out: str, file: str) -> str:
     return _listed(config, piece, Path(out), Path(file))
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
 def _call(function: Any, *arguments: Any) -> tuple[Any, str]:
     try:
         return function(*arguments), ""

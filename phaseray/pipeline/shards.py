@@ -39,7 +39,7 @@ from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.split import SPLITS
 from phaseray.pipeline.storage import file_digest, sweep, write_json, write_row_groups
-from phaseray.pipeline.units import run_units
+from phaseray.pipeline.units import peak_memory, run_units
 
 Grid = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
@@ -70,7 +70,9 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
     progress = Progress("generate", sum(u["count"] for u in todo))
     with cluster.connected(config.ray):
         worker = (str(catalogue), str(out), config.generate.model_dump(mode="json"))
+        largest = 0
         for report in run_units(ShardWriter, worker, todo, actors=cluster.computing_actors(config.ray)):
+            largest = max(largest, report["worker_mb"])
             progress.advance(report["ok"] + report["rejected"], report["rejected"])
     progress.close()
     dataset = _finish(out, config, facts, units)
@@ -79,6 +81,7 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
     n = dataset["ok"] + dataset["rejected"]
     summary = {k: v for k, v in dataset.items() if k not in ("files", "units", "rejections")}
     summary |= {"seconds": round(seconds, 2), "crystals_per_second": round(n / seconds, 1), "out": str(out)}
+    summary["peak_memory_mb"] = {"driver": peak_memory(), **({"worker": largest} if largest else {})}
     write_json(out / "summary.json", summary)
     return summary
 
@@ -157,13 +160,15 @@ class ShardWriter:
         ]
         columns: dict[str, Any] = {}
         for place, name in enumerate(schema.GRIDS, 1):
-            stored = grids = np.array([m[place] for m in made], np.float32)
-            if self.config.dtype == "float16":
-                stored, scale = to_half(grids)
+            grids = np.array([m[place] for m in made], np.float32)
+            if self.config.dtype == "float32":
+                columns[name] = schema.tensor_column(grids)
+            else:
+                half, scale = to_half(grids)
+                columns[name] = schema.tensor_column(half)
                 columns[f"{name}_scale"] = pa.array(scale)
-                found = errors(grids, stored, scale)
+                found = errors(grids, half, scale)
                 worst[name] = [max(pair) for pair in zip(worst.get(name, (0.0, 0.0)), found, strict=True)]
-            columns[name] = schema.tensor_column(stored)
         return pa.table(
             [columns[f.name] if f.name in columns else pa.array([r[f.name] for r in rows], f.type) for f in kind],
             schema=kind,

@@ -153,7 +153,7 @@ def test_blocks_of_atoms_change_nothing(monkeypatch: pytest.MonkeyPatch, system:
     whole = structure_factor_grid(crystal, SHAPE, 1.0)
     hkl = indices_of((6, 6, 6))
     listed = structure_factors(crystal, hkl)
-    monkeypatch.setattr(separable, "BLOCK", 2000)
+    monkeypatch.setattr(separable, "BLOCK", 4000)
     monkeypatch.setattr(module, "BLOCK", 2000)
     assert_allclose(structure_factor_grid(crystal, SHAPE, 1.0), whole, atol=1e-6 * crystal.n_electrons)
     assert_allclose(structure_factors(crystal, hkl), listed, atol=1e-9 * crystal.n_electrons)

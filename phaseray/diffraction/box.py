@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseray.backend import Array, Module
+from phaseray.backend import Array, Module, paired
 from phaseray.diffraction.atoms import Atoms
 from phaseray.diffraction.grid import Shape, half_shape
 from phaseray.diffraction.scattering import Probe, form_factors
@@ -56,19 +56,18 @@ class Box:
                 values = xp.take(values, xp.asarray(_magnitude(self.reach[axis])), axis=axis - 3)
         return values
 
-    def waves(self, atoms: Atoms, xp: Module) -> tuple[Array, Array]:
-        """Real and imaginary part of exp(2πi h x) exp(-2π² β h²), (n, N) float32: h, k and l in `ranges`."""
+    def waves(self, atoms: Atoms, xp: Module) -> Array:
+        """Cosine and sine of 2π h x, times exp(-2π² β h²): (n, 2, N) float32, h, k and l as in `ranges`."""
         turns = atoms.positions @ self._index
         # turns are reduced in double precision, so that single precision holds the angle
         turns -= np.rint(turns)
         turns *= 2 * np.pi
         angle = xp.asarray(turns.astype(np.float32))
-        cosine, sine = xp.cos(angle), xp.sin(angle)
+        both = paired(xp.cos(angle), xp.sin(angle))
         diagonal = atoms.beta[:, :3]
         if diagonal.any():
-            damping = xp.exp(xp.asarray((diagonal @ self._square).astype(np.float32)))
-            cosine, sine = damping * cosine, damping * sine
-        return cosine, sine
+            both = both * xp.exp(xp.asarray((diagonal @ self._square).astype(np.float32)))[:, None, :]
+        return both
 
     def form_factors(self, elements: Sequence[tuple[int, int]], probe: Probe, common_u: float, xp: Module) -> Array:
         """(t, H, K, L) float32 with a common displacement; 0 outside the sphere."""

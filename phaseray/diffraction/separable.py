@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseray.backend import Array, Module, as_complex
+from phaseray.backend import Array, Module, as_complex, paired
 from phaseray.diffraction.atoms import Atoms
 from phaseray.diffraction.box import Box
 from phaseray.diffraction.scattering import Probe
@@ -35,6 +35,8 @@ _MOST_NODES = 24
 _STEEP = 60.0  # exponents over which single precision might overflow
 
 # β_uv, β_uw, β_vw among β_12, β_13, β_23, for u = h, k, l
+_REST = ((1, 2), (0, 2), (0, 1))
+_BACK = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 2, 3, 1))  # (part, u, v, w) to (part, h, k, l)
 _TIES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
 
 
@@ -50,6 +52,8 @@ class Split(NamedTuple):
 def split(atoms: Atoms, box: Box) -> Split | None:
     """The cheapest split; None where displacements differ so much that there is none."""
     off = atoms.beta[:, 3:]
+    if not off.any():
+        return Split(0, 1, False, np.zeros(3))
     low, high = off.min(0), off.max(0)
     common = (low + high) / 2
     h, k, n_l = box.reach
@@ -101,31 +105,30 @@ def summed(atoms: Atoms, box: Box, how: Split, probe: Probe, xp: Module, common_
     `common_u` (Å²) is a displacement left out of the atoms' β and applied to the sum instead.
     """
     axis = how.axis
-    first, second = (i for i in range(3) if i != axis)
+    first, second = _REST[axis]
     parts = 1 if atoms.centric else 2
-    sizes = tuple(box.shape[i] for i in (axis, first, second))
-    area = sizes[1] * sizes[2]
+    u, v, w = (box.shape[i] for i in (axis, first, second))
     rows = {element[:2]: i for i, element in enumerate(atoms.elements)}
     sums: list[Array | None] = [None] * len(rows)
-    step = max(1, BLOCK // (2 * area * how.nodes))
+    each = 2 * how.nodes  # rows an atom
+    step = max(1, BLOCK // (each * v * w))
     n = len(atoms.weight)
     for begin in range(0, n, step):
         some = atoms if step >= n else atoms.slice(begin, begin + step)
         line, plane = _factors(some, box, how, xp)
-        each = 2 * how.nodes  # rows an atom
         for number, isotope, start, stop in some.elements:
             row = rows[number, isotope]
             own = slice(start * each, stop * each)
             part = xp.matrix_transpose(line[own, :]) @ plane[own, :]
             before = sums[row]
             sums[row] = part if before is None else before + part
-    order = tuple(np.argsort((axis, first, second)).tolist())
     f = box.form_factors([e[:2] for e in atoms.elements], probe, common_u, xp)
+    f = xp.reshape(xp.permute_dims(f, (0, *(1 + i for i in (axis, first, second)))), (len(rows), 1, u, v * w))
     total = None
     for i, part in enumerate(sums):
-        part = xp.permute_dims(xp.reshape(part, (parts, *sizes)), (0, *(1 + o for o in order)))
-        part = part * f[i, ...]
+        part = xp.reshape(part, (parts, u, v * w)) * f[i, ...]
         total = part if total is None else total + part
+    total = xp.permute_dims(xp.reshape(total, (parts, u, v, w)), _BACK[axis])
     if np.abs(how.common).max() * 4 * pi**2 * max(box.reach) ** 2 > NEGLIGIBLE:
         total = total * box.off_diagonal(how.common, xp)
     if parts == 1:
@@ -135,32 +138,30 @@ def summed(atoms: Atoms, box: Box, how: Split, probe: Probe, xp: Module, common_
 
 def _factors(atoms: Atoms, box: Box, how: Split, xp: Module) -> tuple[Array, Array]:
     """Real matrices (n·r·2, U or 2U) and (n·r·2, VW) whose product is F, real part before imaginary part."""
-    axis, nodes = how.axis, how.nodes
-    first, second = (i for i in range(3) if i != axis)
-    cosine, sine = box.waves(atoms, xp)
+    axis, nodes, n = how.axis, how.nodes, len(atoms.weight)
+    first, second = _REST[axis]
+    waves = box.waves(atoms, xp)
     at = [slice(a, b) for a, b in box.ranges]
-    v, w = (as_complex(cosine[:, at[i]], sine[:, at[i]]) for i in (first, second))
-    weight = xp.asarray(atoms.weight.astype(np.float32)[:, None])
-    c, s = cosine[:, at[axis]] * weight, sine[:, at[axis]] * weight
-    line = xp.stack([c, -s], axis=1)
-    if not atoms.centric:
-        line = xp.concat([line, xp.stack([s, c], axis=1)], axis=2)
-    plane = v[:, :, None] * w[:, None, :]
-    plane = xp.reshape(xp.stack([xp.real(plane), xp.imag(plane)], axis=1), (len(atoms.weight), 2, -1))
+    v, w = waves[:, :, at[first]], waves[:, :, at[second]]
+    line = waves[:, :, at[axis]] * xp.asarray(atoms.weight.astype(np.float32)[:, None, None])
+    c, s = line[:, 0, :], line[:, 1, :]
+    # Re F = Σ c Re p - s Im p, Im F = Σ s Re p + c Im p
+    line = paired(c, -s) if atoms.centric else paired(xp.concat([c, s], axis=1), xp.concat([-s, c], axis=1))
+    products = v[:, :, None, :, None] * w[:, None, :, None, :]
+    plane = paired(products[:, 0, 0, ...] - products[:, 1, 1, ...], products[:, 0, 1, ...] + products[:, 1, 0, ...])
     if nodes > 1 or how.tied:
+        plane = xp.reshape(plane, (n, 2, -1))
         beta = (-4 * pi**2) * (atoms.beta[:, 3:] - how.common)[:, _TIES[axis]]
         low = 0 if axis == 2 else -box.reach[axis]
         at_u, basis = chebyshev(low, box.reach[axis], nodes)
         # (n, r, 3) by (3, VW): u β_uv v + u β_uw w + β_vw v w
-        slopes = np.ones((len(beta), nodes, 3))
-        slopes[:, :, :2] = (at_u if nodes > 1 else np.zeros(1))[:, None]
-        slopes *= beta[:, None]
-        exponent = xp.asarray(slopes.astype(np.float32)) @ xp.asarray(box.ties(first, second))
-        plane = plane[:, None, :, :] * xp.exp(exponent)[:, :, None, :]
+        slopes = np.ones((nodes, 3))
+        slopes[:, :2] = at_u[:, None] if nodes > 1 else 0.0
+        slopes = (slopes * beta[:, None]).astype(np.float32).reshape(-1, 3)
+        exponent = xp.exp(xp.asarray(slopes) @ xp.asarray(box.ties(first, second)))
+        plane = plane[:, None, :, :] * xp.reshape(exponent, (n, nodes, 1, -1))
         if nodes > 1:
             basis_xp = xp.asarray(basis if atoms.centric else np.tile(basis, 2))
             line = line[:, None, :, :] * basis_xp[:, None, :]
-        else:
-            line = line[:, None, :, :]
-    rows = 2 * nodes * len(atoms.weight)
+    rows = 2 * nodes * n
     return xp.reshape(line, (rows, -1)), xp.reshape(plane, (rows, -1))

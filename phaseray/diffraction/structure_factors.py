@@ -109,7 +109,8 @@ def structure_factor_box(crystal: Crystal, shape: Shape, d_min: float, *, probe:
     common_u = 0.0
     if crystal.u_aniso is None:
         common_u = float(crystal.u_iso.min())
-        atoms = atoms._replace(beta=atoms.beta - common_u * crystal.reciprocal_metric[ROW, COLUMN])
+        if common_u:
+            atoms = atoms._replace(beta=atoms.beta - common_u * crystal.reciprocal_metric[ROW, COLUMN])
     how = split(atoms, box)
     if how is not None:
         return summed(atoms, box, how, probe, xp, common_u)

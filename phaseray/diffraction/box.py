@@ -31,9 +31,9 @@ class Box:
         Where -h (or -k) has the same s² as h for any k and l, only h ≥ 0 is held; `unfolded` gives the whole.
     """
 
-    def __init__(self, reach: tuple[int, int, int], metric: Floats, d_min: float) -> None:
+    def __init__(self, reach: Shape, metric: Floats, d_min: float) -> None:
         self.reach = reach
-        self.indices, self._index, self._square, self.ranges, self.shape = _axes(reach)
+        self.indices, self._index, self._square, self.ranges, self.shape = axes(reach)
         g = metric / 4
         scale = _NO_CROSS * g[0, 0]
         hk, hl, kl = abs(g[0, 1]) > scale, abs(g[0, 2]) > scale, abs(g[1, 2]) > scale
@@ -75,10 +75,6 @@ class Box:
         f = f * xp.asarray(self.inside.reshape(-1).astype(np.float32))
         return self.unfolded(xp.reshape(f, (len(elements), *self.s2.shape)), xp)
 
-    def ties(self, first: int, second: int) -> NDArray[np.float32]:
-        """(3, VW): v, w and v·w of the plane of two axes."""
-        return _plane(self.reach, first, second)
-
     def off_diagonal(self, beta: Floats, xp: Module) -> Array:
         """exp(-4π² (β_12 hk + β_13 hl + β_23 kl)) on the box, float32."""
         h, k, n_l = self.indices
@@ -100,6 +96,15 @@ class Box:
         return xp.reshape(xp.take(padded, xp.asarray(source)), self.shape)
 
 
+def reach_of(cell: Floats, shape: Shape, d_min: float) -> Shape:
+    """Largest indices (h, k, l) of the sphere 1/d ≤ 1/d_min that the grid can hold."""
+    h, k, n_l = (
+        min(int(edge / d_min * (1 + 1e-9)), (n - 1) // 2)
+        for edge, n in zip(cell[:3].tolist(), shape, strict=True)
+    )
+    return h, k, n_l
+
+
 def spread(box: Array, shape: Shape, xp: Module) -> Array:
     """Boxes (…, H, K, L) on half grids: zeros put between the positive and the negative indices."""
     grid = xp.zeros((*box.shape[:-3], *half_shape(shape)), dtype=box.dtype)
@@ -119,11 +124,11 @@ def _blocks(size: int, n: int) -> tuple[tuple[slice, slice], tuple[slice, slice]
 
 
 @lru_cache(maxsize=4096)
-def _axes(
-    reach: tuple[int, int, int],
+def axes(
+    reach: Shape,
 ) -> tuple[tuple[Ints, Ints, Ints], Floats, Floats, tuple[tuple[int, int], ...], Shape]:
     """Indices of the three axes; index and -2π² index² (3, N) an axis a row; where each axis stands; the shape."""
-    indices = (_fft_order(reach[0]), _fft_order(reach[1]), np.arange(reach[2] + 1))
+    indices = (fft_order(reach[0]), fft_order(reach[1]), np.arange(reach[2] + 1))
     ends = np.cumsum([0, *(len(i) for i in indices)]).tolist()
     ranges = tuple(zip(ends[:-1], ends[1:], strict=True))
     rows = np.zeros((3, ends[-1]))
@@ -133,17 +138,25 @@ def _axes(
 
 
 @lru_cache(maxsize=1024)
-def _fft_order(reach: int) -> Ints:
+def fft_order(reach: int) -> Ints:
     return np.concatenate([np.arange(reach + 1), np.arange(-reach, 0)])
 
 
 @lru_cache(maxsize=1024)
 def _magnitude(reach: int) -> Ints:
-    return np.abs(_fft_order(reach))
+    return np.abs(fft_order(reach))
 
 
 @lru_cache(maxsize=1024)
-def _plane(reach: tuple[int, int, int], first: int, second: int) -> NDArray[np.float32]:
-    indices = _axes(reach)[0]
+def plane_products(reach: Shape, first: int, second: int) -> NDArray[np.float32]:
+    """(3, VW): v, w and v·w of the plane of two axes."""
+    indices = axes(reach)[0]
     v, w = np.meshgrid(indices[first], indices[second], indexing="ij")
     return np.stack([v, w, v * w]).reshape(3, -1).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def quadratic_products(reach: Shape) -> Floats:
+    """(6, HKL): hh, kk, ll, hk, hl, kl on the box."""
+    h, k, n_l = (i.reshape(-1) for i in np.meshgrid(*axes(reach)[0], indexing="ij"))
+    return np.stack([h * h, k * k, n_l * n_l, h * k, h * n_l, k * n_l]).astype(float)

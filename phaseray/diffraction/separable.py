@@ -23,16 +23,17 @@ from numpy.typing import NDArray
 
 from phaseray.backend import Array, Module, as_complex, paired
 from phaseray.diffraction.atoms import Atoms
-from phaseray.diffraction.box import Box
+from phaseray.diffraction.box import Box, plane_products
+from phaseray.diffraction.grid import Shape
 from phaseray.diffraction.scattering import Probe
 
 Floats = NDArray[np.float64]
 
-BLOCK = 1_000_000  # numbers of a plane held at once
+BLOCK = 200_000  # numbers of a plane held at once: they should stay in the cache
 NEGLIGIBLE = 1e-6  # exponents that change no amplitude in single precision
 _ACCURACY = 3e-6  # of the interpolation at the corners of the box; inside the sphere it is far better
 _MOST_NODES = 24
-_STEEP = 60.0  # exponents over which single precision might overflow
+STEEP = 60.0  # exponents over which single precision might overflow
 
 # β_uv, β_uw, β_vw among β_12, β_13, β_23, for u = h, k, l
 _REST = ((1, 2), (0, 2), (0, 1))
@@ -51,26 +52,36 @@ class Split(NamedTuple):
 
 def split(atoms: Atoms, box: Box) -> Split | None:
     """The cheapest split; None where displacements differ so much that there is none."""
-    off = atoms.beta[:, 3:]
-    if not off.any():
-        return Split(0, 1, False, np.zeros(3))
-    low, high = off.min(0), off.max(0)
-    common = (low + high) / 2
-    h, k, n_l = box.reach
-    reach = (h * k, h * n_l, k * n_l)
-    spread = [2 * pi**2 * s * r for s, r in zip((high - low).tolist(), reach, strict=True)]
-    if sum(spread) + sum(4 * pi**2 * abs(c) * r for c, r in zip(common.tolist(), reach, strict=True)) > _STEEP:
+    ties = couplings(atoms, box.reach)
+    if ties is None:
         return None
+    exponents, common = ties
     h_size, k_size, l_size = box.shape
     best = None
     for axis, size in enumerate((k_size * l_size, h_size * l_size, h_size * k_size)):
-        uv, uw, vw = _TIES[axis]
-        exponent = spread[uv] + spread[uw]
+        uv, uw, vw = (exponents[i] for i in _TIES[axis])
         # l runs from 0 only: half the length to interpolate over
-        nodes = count_nodes(exponent / 2 if axis == 2 else exponent)
+        nodes = count_nodes((uv + uw) / (2 if axis == 2 else 1))
         if nodes and (best is None or nodes * size < best[0]):
-            best = (nodes * size, Split(axis, nodes, spread[vw] > NEGLIGIBLE, common))
+            best = (nodes * size, Split(axis, nodes, vw > NEGLIGIBLE, common))
     return best[1] if best else None
+
+
+def couplings(atoms: Atoms, reach: Shape) -> tuple[tuple[float, float, float], Floats] | None:
+    """Largest exponents that tie h to k, h to l and k to l, and the (3,) β_12, β_13, β_23 common to all atoms.
+
+    The exponents are those left when the common ones are taken off. None where they are too large.
+    """
+    off = atoms.beta[:, 3:]
+    if not off.any():
+        return (0.0, 0.0, 0.0), np.zeros(3)
+    low, high = off.min(0), off.max(0)
+    common = (low + high) / 2
+    h, k, n_l = reach
+    area = (h * k, h * n_l, k * n_l)
+    hk, hl, kl = (2 * pi**2 * s * r for s, r in zip((high - low).tolist(), area, strict=True))
+    middle = sum(4 * pi**2 * abs(c) * r for c, r in zip(common.tolist(), area, strict=True))
+    return ((hk, hl, kl), common) if hk + hl + kl + middle < STEEP else None
 
 
 def count_nodes(exponent: float) -> int:
@@ -158,7 +169,7 @@ def _factors(atoms: Atoms, box: Box, how: Split, xp: Module) -> tuple[Array, Arr
         slopes = np.ones((nodes, 3))
         slopes[:, :2] = at_u[:, None] if nodes > 1 else 0.0
         slopes = (slopes * beta[:, None]).astype(np.float32).reshape(-1, 3)
-        exponent = xp.exp(xp.asarray(slopes) @ xp.asarray(box.ties(first, second)))
+        exponent = xp.exp(xp.asarray(slopes) @ xp.asarray(plane_products(box.reach, first, second)))
         plane = plane[:, None, :, :] * xp.reshape(exponent, (n, nodes, 1, -1))
         if nodes > 1:
             basis_xp = xp.asarray(basis if atoms.centric else np.tile(basis, 2))

@@ -7,7 +7,7 @@ import numpy as np
 from phaseray.backend import Array, Module, as_complex, namespace, to_numpy
 from phaseray.crystal import Crystal
 from phaseray.diffraction.atoms import COLUMN, ROW, Atoms
-from phaseray.diffraction.box import Box, spread
+from phaseray.diffraction.box import Box, reach_of, spread
 from phaseray.diffraction.grid import Shape, half_shape
 from phaseray.diffraction.scattering import Probe, form_factors
 from phaseray.diffraction.separable import split, summed
@@ -101,11 +101,7 @@ def structure_factor_grid(
 def structure_factor_box(crystal: Crystal, shape: Shape, d_min: float, *, probe: Probe, xp: Module) -> Array:
     """F of `structure_factor_grid` without the zeros: a box (2 h + 1, 2 k + 1, l + 1) in FFT order."""
     atoms = Atoms.folded(crystal)
-    h, k, n_l = (
-        min(int(edge / d_min * (1 + 1e-9)), (n - 1) // 2)
-        for edge, n in zip(crystal.cell[:3].tolist(), shape, strict=True)
-    )
-    box = Box((h, k, n_l), crystal.reciprocal_metric, d_min)
+    box = Box(reach_of(crystal.cell, shape, d_min), crystal.reciprocal_metric, d_min)
     common_u = 0.0
     if crystal.u_aniso is None:
         common_u = float(crystal.u_iso.min())

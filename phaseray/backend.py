@@ -71,3 +71,9 @@ def gpu() -> Module | None:
     import array_api_compat.cupy
 
     return array_api_compat.cupy
+
+
+def limit_memory(xp: Module, share: float) -> None:
+    """Hold CuPy's pool below a share of the device, so that actors beside one another leave room; no-op elsewhere."""
+    if hasattr(xp, "get_default_memory_pool"):
+        xp.get_default_memory_pool().set_limit(fraction=share)

@@ -202,6 +202,6 @@ def _waves(groups: Groups, axis: int, index: NDArray[np.int64], xp: Module) -> A
     turns = 2 * np.pi * (turns - np.rint(turns))
     damping = -2 * np.pi**2 * groups.beta[:, :, axis, None] * (index * index)
     angle = xp.asarray(turns.astype(np.float32))
-    return xp.stack([xp.cos(angle), xp.sin(angle)], axis=2) * xp.exp(xp.asarray(damping.astype(np.float32)))[
-        :, :, None, :
-    ]
+    return (
+        xp.stack([xp.cos(angle), xp.sin(angle)], axis=2) * xp.exp(xp.asarray(damping.astype(np.float32)))[:, :, None, :]
+    )

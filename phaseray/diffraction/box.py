@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,8 @@ class Box:
         """Places (m,) in the flat box of the reflections within the sphere, and their indices (m, 3)."""
         where = np.argwhere(self.unfolded(self.inside, np))
         hkl = np.stack([index[where[:, i]] for i, index in enumerate(self.indices)], 1)
-        return np.ravel_multi_index(tuple(where.T), self.shape), hkl
+        places: Ints = np.asarray(np.ravel_multi_index(tuple(where.T), self.shape))
+        return places, hkl
 
     def gathered(self, values: Array, places: Ints, xp: Module) -> Array:
         """Values (m,) at their places, 0 elsewhere."""
@@ -99,8 +101,7 @@ class Box:
 def reach_of(cell: Floats, shape: Shape, d_min: float) -> Shape:
     """Largest indices (h, k, l) of the sphere 1/d ≤ 1/d_min that the grid can hold."""
     h, k, n_l = (
-        min(int(edge / d_min * (1 + 1e-9)), (n - 1) // 2)
-        for edge, n in zip(cell[:3].tolist(), shape, strict=True)
+        min(int(edge / d_min * (1 + 1e-9)), (n - 1) // 2) for edge, n in zip(cell[:3].tolist(), shape, strict=True)
     )
     return h, k, n_l
 
@@ -130,7 +131,7 @@ def axes(
     """Indices of the three axes; index and -2π² index² (3, N) an axis a row; where each axis stands; the shape."""
     indices = (fft_order(reach[0]), fft_order(reach[1]), np.arange(reach[2] + 1))
     ends = np.cumsum([0, *(len(i) for i in indices)]).tolist()
-    ranges = tuple(zip(ends[:-1], ends[1:], strict=True))
+    ranges = tuple(pairwise(ends))
     rows = np.zeros((3, ends[-1]))
     for axis, (start, stop) in enumerate(ranges):
         rows[axis, start:stop] = indices[axis]

@@ -74,9 +74,7 @@ def _density_from_box(box: Array, shape: Shape, volume: float, xp: Module) -> Ar
 
 
 @lru_cache(maxsize=1024)
-def _waves(
-    reach: Shape, shape: Shape
-) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float32]]:
+def _waves(reach: Shape, shape: Shape) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float32]]:
     """exp(-2πi h x) (H, x) and (K, y); then (2 L, z) for the real part of Σ F exp(-2πi l z), -l included."""
     turns = [np.multiply.outer(np.arange(-r, r + 1), np.arange(n)) % n / n for r, n in zip(reach, shape, strict=True)]
     wave_x, wave_y = (

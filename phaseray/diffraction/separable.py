@@ -137,8 +137,8 @@ def summed(atoms: Atoms, box: Box, how: Split, probe: Probe, xp: Module, common_
     f = xp.reshape(xp.permute_dims(f, (0, *(1 + i for i in (axis, first, second)))), (len(rows), 1, u, v * w))
     total = None
     for i, part in enumerate(sums):
-        part = xp.reshape(part, (parts, u, v * w)) * f[i, ...]
-        total = part if total is None else total + part
+        scattered = xp.reshape(part, (parts, u, v * w)) * f[i, ...]
+        total = scattered if total is None else total + scattered
     total = xp.permute_dims(xp.reshape(total, (parts, u, v, w)), _BACK[axis])
     if np.abs(how.common).max() * 4 * pi**2 * max(box.reach) ** 2 > NEGLIGIBLE:
         total = total * box.off_diagonal(how.common, xp)
@@ -168,8 +168,8 @@ def _factors(atoms: Atoms, box: Box, how: Split, xp: Module) -> tuple[Array, Arr
         # (n, r, 3) by (3, VW): u β_uv v + u β_uw w + β_vw v w
         slopes = np.ones((nodes, 3))
         slopes[:, :2] = at_u[:, None] if nodes > 1 else 0.0
-        slopes = (slopes * beta[:, None]).astype(np.float32).reshape(-1, 3)
-        exponent = xp.exp(xp.asarray(slopes) @ xp.asarray(plane_products(box.reach, first, second)))
+        slopes_xp = xp.asarray((slopes * beta[:, None]).astype(np.float32).reshape(-1, 3))
+        exponent = xp.exp(slopes_xp @ xp.asarray(plane_products(box.reach, first, second)))
         plane = plane[:, None, :, :] * xp.reshape(exponent, (n, nodes, 1, -1))
         if nodes > 1:
             basis_xp = xp.asarray(basis if atoms.centric else np.tile(basis, 2))

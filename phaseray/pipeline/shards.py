@@ -23,15 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import phaseray
-from phaseray import backend
 from phaseray.config import Config, GenerateConfig, digest
 from phaseray.crystal import Crystal, Rejection
-from phaseray.diffraction.batch import structure_factors_and_densities
 from phaseray.diffraction.grid import Shape, complete_d_min, half_shape
 from phaseray.diffraction.maps import structure_factors_and_density
 from phaseray.pipeline import catalogue as catalogues
 from phaseray.pipeline import cluster, schema
 from phaseray.pipeline.card import write_card
+from phaseray.pipeline.gpu import batched, gpu_of
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.split import SPLITS
@@ -41,7 +40,6 @@ from phaseray.pipeline.units import run_units
 Grid = npt.NDArray[np.float32]
 
 ROW_GROUP = 32  # crystals; what a reader of a few rows must read
-BATCH_POINTS = 4_000_000  # grid points computed at once on a GPU
 
 
 def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str, Any]:
@@ -113,7 +111,7 @@ class _ShardWriter:
     def __init__(self, catalogue: str, out: str, config: dict[str, Any], gpus: float = 0) -> None:
         self.catalogue, self.out = Path(catalogue), Path(out)
         self.config = GenerateConfig.model_validate(config)
-        self.gpu = _gpu(gpus) if gpus else None
+        self.gpu = gpu_of(gpus) if gpus else None
         self.part = lru_cache(maxsize=16)(self._part)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +122,7 @@ class _ShardWriter:
         made, rejections = [], []
         for part, numbers in by_part.items():
             crystals = list(schema.crystals(self.part(part).take(numbers)))
-            together = self.batched(crystals, (a, b, c)) if self.gpu else None
+            together = batched(crystals, (a, b, c), self.config, self.gpu) if self.gpu else None
             for i, crystal in enumerate(crystals):
                 try:
                     made.append((crystal, *(together[i] if together else self.grids(crystal, (a, b, c)))))
@@ -137,7 +135,7 @@ class _ShardWriter:
 
     def grids(self, crystal: Crystal, shape: Shape) -> tuple[Grid, Grid]:
         """|F| half grid and density of one crystal, both float32."""
-        if self._too_large(shape):
+        if np.prod(shape) > self.config.max_grid_points:
             raise Rejection(
                 "too_large",
                 f"{shape_name(shape)} points are over generate.max_grid_points = {self.config.max_grid_points}",
@@ -145,25 +143,6 @@ class _ShardWriter:
         crystal = crystal.with_default_u_iso(self.config.default_u_iso)
         f, rho = structure_factors_and_density(crystal, shape, self.config.d_min)
         return abs(f), rho
-
-    def batched(self, crystals: list[Crystal], shape: Shape) -> list[tuple[Grid, Grid]] | None:
-        """`grids` of all crystals on the GPU; None where one of them must be looked at by itself."""
-        if self._too_large(shape):
-            return None
-        done: list[tuple[Grid, Grid]] = []
-        # what comes back to the host at once: two grids a crystal
-        step = max(1, BATCH_POINTS // int(np.prod(shape)))
-        for begin in range(0, len(crystals), step):
-            some = [c.with_default_u_iso(self.config.default_u_iso) for c in crystals[begin : begin + step]]
-            try:
-                f, rho = structure_factors_and_densities(some, shape, self.config.d_min, xp=self.gpu)
-                done += zip(backend.to_numpy(abs(f)), backend.to_numpy(rho), strict=True)
-            except (ValueError, ArithmeticError, MemoryError):
-                return None
-        return done
-
-    def _too_large(self, shape: Shape) -> bool:
-        return bool(np.prod(shape) > self.config.max_grid_points)
 
     def _part(self, part: int) -> pa.Table:
         return pq.read_table(catalogues.part_path(self.catalogue, part))
@@ -193,18 +172,6 @@ class _ShardWriter:
         notes = {**(kind.metadata or {}), b"rejections": json.dumps(rejections).encode()}
         table = pa.table(columns, schema=kind).replace_schema_metadata(notes)
         write_table(self.out / file, table, row_group_size=ROW_GROUP)
-
-
-def _gpu(share: float) -> backend.Module:
-    """CuPy, held to this actor's share of the device; a RuntimeError where there is none."""
-    xp = backend.gpu()
-    if xp is None:
-        raise RuntimeError(
-            "ray.gpus_per_actor is over 0, but this worker finds no CUDA device with CuPy:"
-            " install the extra `gpu` on every node, or set ray.gpus_per_actor to 0"
-        )
-    backend.limit_memory(xp, min(1.0, share))
-    return xp
 
 
 def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,10 +13,9 @@ import pytest
 from phaseray import density
 from phaseray.config import ConfigError
 from phaseray.pipeline import schema
-from phaseray.pipeline import shards as module
 from phaseray.pipeline.catalogue import read_catalogue
 from phaseray.pipeline.loading import open_dataset
-from phaseray.pipeline.shards import _plan, _ShardWriter, generate
+from phaseray.pipeline.shards import generate
 from tests.pipeline.conftest import small
 
 pytestmark = pytest.mark.timeout(180)
@@ -127,26 +126,3 @@ def test_a_grid_over_the_limit_is_rejected_by_name(catalogue: Path, cif_folder: 
     reasons = open_dataset(tmp_path / "s").info["rejections"]
     assert len(reasons) == summary["rejected"]
     assert "max_grid_points" in reasons[0]["reason"]
-
-
-def test_an_actor_with_a_gpu_writes_the_same_grids(
-    catalogue: Path, cif_folder: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its batches, with NumPy in CuPy's place; without a GPU it says what to do."""
-    config = small(cif_folder)
-    units = _plan(config.generate, catalogue)[:1]
-    worker = (str(catalogue), str(tmp_path), config.generate.model_dump(mode="json"), 0.5)
-    with monkeypatch.context() as patch:
-        patch.setattr(module.backend, "gpu", lambda: None)
-        with pytest.raises(RuntimeError, match="gpus_per_actor"):
-            _ShardWriter(*worker)
-    monkeypatch.setattr(module.backend, "gpu", lambda: np)
-    writer = _ShardWriter(*worker)
-    monkeypatch.setattr(writer, "grids", None)
-    writer(units[0])
-    name = units[0]["file"]
-    alone, batched = (pq.ParquetFile(folder / name).read() for folder in (shards, tmp_path))
-    assert batched["id"].to_pylist() == alone["id"].to_pylist()
-    for column in ("amplitude", "density"):
-        one, other = (t[column].combine_chunks().to_numpy_ndarray() for t in (alone, batched))
-        np.testing.assert_allclose(other, one, atol=2e-6 * np.abs(one).max())

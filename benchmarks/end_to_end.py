@@ -157,6 +157,7 @@ def without_ray(sources: str, dtype: str, out: Path) -> dict[str, Any]:
     """What (a) does, in this process, one unit after the other."""
     import pyarrow.parquet as pq
 
+    from phaseray.diffraction import maps
     from phaseray.pipeline import catalogue, duplicates, manifest, reading, shards, storage
 
     config = configuration(sources, dtype)
@@ -183,8 +184,8 @@ def without_ray(sources: str, dtype: str, out: Path) -> dict[str, Any]:
     clocks.around_items(reading, "fetch_inputs", "read")
     clocks.around(reading, "parse_input", "parse, check")
     clocks.around(duplicates, "fingerprint", "fingerprint")
-    clocks.around(shards, "structure_factor_grid", "F")
-    clocks.around(shards, "density_from_half_grid", "density")
+    clocks.around(maps, "structure_factor_box", "F")
+    clocks.around(shards, "structure_factors_and_density", "density")
     for owner, name in ((pq.ParquetWriter, "write_table"), (pq.ParquetWriter, "close"), (storage.os, "fsync")):
         clocks.around(owner, name, "compress, write")
     clocks.around(storage, "write_bytes", "compress, write")

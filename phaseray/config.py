@@ -340,6 +340,9 @@ class RayConfig(_Section):
         default=None, ge=1, description="logical CPUs of a private cluster; default max(4, cores)"
     )
     actors: int | None = Field(default=None, ge=1, description="of the computing stages; default: one a CPU")
+    gpus_per_actor: float = Field(
+        default=0, ge=0, description="of generate: with a share of a GPU its actors compute on CuPy, in batches"
+    )
 
 
 class TrackingConfig(_Section):

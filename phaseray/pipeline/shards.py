@@ -24,15 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import phaseray
-from phaseray import backend
 from phaseray.config import Config, GenerateConfig, digest
 from phaseray.crystal import Crystal, Rejection
 from phaseray.diffraction.grid import Shape, complete_d_min
-from phaseray.diffraction.maps import density_from_half_grid
-from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.diffraction.maps import structure_factors_and_density
 from phaseray.pipeline import catalogue as catalogues
 from phaseray.pipeline import cluster, schema
 from phaseray.pipeline.card import write_card
+from phaseray.pipeline.gpu import batched, gpu_of
 from phaseray.pipeline.half import errors, to_half
 from phaseray.pipeline.plan import PLAN, read_plan, shape_name, write_plan
 from phaseray.pipeline.progress import Progress
@@ -69,9 +68,11 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
     todo = [u for u in units if not (out / u["file"]).exists()]
     progress = Progress("generate", sum(u["count"] for u in todo))
     with cluster.connected(config.ray):
-        worker = (str(catalogue), str(out), config.generate.model_dump(mode="json"))
+        gpus = config.ray.gpus_per_actor
+        worker = (str(catalogue), str(out), config.generate.model_dump(mode="json"), gpus)
+        actors = cluster.computing_actors(config.ray)
         largest = 0
-        for report in run_units(ShardWriter, worker, todo, actors=cluster.computing_actors(config.ray)):
+        for report in run_units(ShardWriter, worker, todo, actors=actors, num_gpus=gpus):
             largest = max(largest, report["worker_mb"])
             progress.advance(report["ok"] + report["rejected"], report["rejected"])
     progress.close()
@@ -89,10 +90,10 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
 class ShardWriter:
     """Computes the grids of one shard and writes its file, some crystals at a time."""
 
-    def __init__(self, catalogue: str, out: str, config: dict[str, Any]) -> None:
+    def __init__(self, catalogue: str, out: str, config: dict[str, Any], gpus: float = 0) -> None:
         self.catalogue, self.out = Path(catalogue), Path(out)
         self.config = GenerateConfig.model_validate(config)
-        self.xp = backend.gpu() or np
+        self.gpu = gpu_of(gpus) if gpus else None
         self.part = lru_cache(maxsize=16)(self._part)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
@@ -123,9 +124,11 @@ class ShardWriter:
     def _computed(
         self, crystals: Iterable[Crystal], shape: Shape, rejections: list[dict[str, str]]
     ) -> Iterator[tuple[Crystal, Grid, Grid]]:
-        for crystal in crystals:
+        crystals = list(crystals)
+        together = batched(crystals, shape, self.config, self.gpu) if self.gpu else None
+        for i, crystal in enumerate(crystals):
             try:
-                yield crystal, *self.grids(crystal, shape)
+                yield crystal, *(together[i] if together else self.grids(crystal, shape))
             except Rejection as rejection:
                 rejections.append({"id": crystal.id, "code": rejection.code, "reason": rejection.sentence})
             except (ValueError, ArithmeticError, MemoryError) as error:
@@ -139,9 +142,8 @@ class ShardWriter:
                 f"{shape_name(shape)} points are over generate.max_grid_points = {self.config.max_grid_points}",
             )
         crystal = crystal.with_default_u_iso(self.config.default_u_iso)
-        f = structure_factor_grid(crystal, shape, self.config.d_min, xp=self.xp)
-        rho = density_from_half_grid(f, shape, crystal.volume)
-        return backend.to_numpy(abs(f)), backend.to_numpy(rho)
+        f, rho = structure_factors_and_density(crystal, shape, self.config.d_min)
+        return abs(f), rho
 
     def _part(self, part: int) -> pa.Table:
         return pq.read_table(catalogues.part_path(self.catalogue, part))

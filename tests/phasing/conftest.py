@@ -1,4 +1,4 @@
-"""One thread: grids are small here, and threads that wait for one another on a busy machine cost more than they save."""
+"""One thread: grids are small, and threads that wait for one another on a busy machine cost more than they save."""
 
 from __future__ import annotations
 

@@ -208,6 +208,9 @@ class IngestConfig(_Section):
 class GenerateConfig(_Section):
     grid: Annotated[GridSpec, Field(discriminator="kind"), _kind_by_default("fixed")] = FixedGrid(32)
     d_min: float = Field(default=1.0, gt=0, description="Å")
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="of what is stored; float16 comes with a scale a crystal, and loads as float32"
+    )
     default_u_iso: float = Field(default=0.02, ge=0, description="Å², for atoms whose displacement is not known")
     max_grid_points: int = Field(default=4_000_000, ge=64, description="crystals that need a larger grid are rejected")
     rows_per_shard: int = Field(default=256, ge=1)
@@ -337,6 +340,9 @@ class RayConfig(_Section):
         default=None, ge=1, description="logical CPUs of a private cluster; default max(4, cores)"
     )
     actors: int | None = Field(default=None, ge=1, description="of the computing stages; default: one a CPU")
+    gpus_per_actor: float = Field(
+        default=0, ge=0, description="of generate: with a share of a GPU its actors compute on CuPy, in batches"
+    )
 
 
 class TrackingConfig(_Section):

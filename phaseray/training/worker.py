@@ -99,6 +99,9 @@ class _Teller:
         self.first, self.began = state.epoch, time.monotonic()
         self.spoke = self.epoch_began = time.monotonic()
         self.example = _example(task.data) if task.run else None
+        if not isinstance(task.config.workers, int):
+            workers = get_context().get_world_size()
+            self._say(f"{workers} worker{'s' if workers > 1 else ''}")
         if state.step:
             within = f", step {state.cursor.steps} of epoch {state.epoch + 1}" if state.cursor.steps else ""
             self._say(f"going on after epoch {state.epoch}{within}")

@@ -37,6 +37,7 @@ SMALL = TrainConfig(
 PROGRAM = """
 import sys
 from pathlib import Path
+import tests.conftest  # before Ray, which reads at its import how to authenticate
 from ray import cloudpickle
 from tests.training import memory_data, test_faults
 cloudpickle.register_pickle_by_value(memory_data)

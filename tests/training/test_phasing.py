@@ -54,7 +54,8 @@ def test_errors_and_gaps_obey_friedel(batch):
     assert (problem.observed.inside & ~problem.observed.measured).any()
     values = torch.randn(2, 8, 8, 5)
     once = _friedel(values, (8, 8, 8))
-    assert torch.equal(once[:, 1, 2, 0], once[:, -1, -2, 0]) and torch.equal(once[..., 1:], values[..., 1:])
+    assert torch.equal(once[:, 1, 2, 0], once[:, -1, -2, 0])
+    assert torch.equal(once[..., 1:], values[..., 1:])
 
 
 def test_a_spoilt_state_keeps_the_amplitudes(batch):

@@ -33,6 +33,7 @@ def evaluate(
     *,
     title: str = "phaseray: models compared with zero phases",
     paragraphs: Sequence[str] = (),
+    figures_first: Sequence[Captioned] = (),
     command: str | None = None,
 ) -> dict[str, Any]:
     """Compare models with each other and with zero phases on one split.
@@ -40,6 +41,8 @@ def evaluate(
     Parameters
     ----------
     models : name to folder of a trained model
+    figures_first
+        Shown in the report before those of the comparison.
     out
         Gets summary.json, scores.json, figures/*.png and report.html.
 
@@ -92,8 +95,9 @@ def evaluate(
         "resolution": f"{data.d_min:g} Å",
         "split": f"{split}, {len(samples)} crystals",
     }
+    shown = [*figures_first, *figures.values()]
     report = write_report(
-        out / "report.html", title, evaluation, measured, list(figures.values()), told, facts, paragraphs=paragraphs
+        out / "report.html", title, evaluation, measured, shown, told, facts, paragraphs=paragraphs
     )
     result = evaluation.as_dict()
     write_json(out / "scores.json", result.pop("scores"))

@@ -96,9 +96,7 @@ def evaluate(
         "split": f"{split}, {len(samples)} crystals",
     }
     shown = [*figures_first, *figures.values()]
-    report = write_report(
-        out / "report.html", title, evaluation, measured, shown, told, facts, paragraphs=paragraphs
-    )
+    report = write_report(out / "report.html", title, evaluation, measured, shown, told, facts, paragraphs=paragraphs)
     result = evaluation.as_dict()
     write_json(out / "scores.json", result.pop("scores"))
     summary = {

@@ -47,13 +47,14 @@ class Growth:
 def growth_figure(growths: list[Growth]) -> Figure:
     """A row a crystal: the section through its strongest peak at each cycle, and the truth at the end.
 
-    All maps of a row are moved alike, as the last one fits best: the origin and the hand are the iteration's own choice.
+    All maps of a row are moved alike, as the last one fits best: origin and hand are the iteration's own choice.
     """
     columns = max(len(g.maps) for g in growths) + 1
-    figure = Figure(figsize=(1.75 * columns, 2.35 * len(growths) + 0.7), layout="constrained")
+    figure = Figure(figsize=(1.75 * columns, 2.6 * len(growths) + 0.5), layout="constrained")
     subfigures = figure.subfigures(len(growths), 1, squeeze=False)[:, 0]
     for part, growth in zip(subfigures, growths, strict=True):
-        part.suptitle(growth.name, fontsize=10, fontweight="bold", x=0.01, ha="left")
+        # the line below keeps the heading off the titles of the panels
+        part.suptitle(f"{growth.name}\n", fontsize=10, fontweight="bold", x=0.01, ha="left")
         axes = part.subplots(1, columns, squeeze=False)[0]
         point = section_point(growth.truth, growth.cell)
         shown = [(_title(cycle, cc), rho) for cycle, (rho, cc) in growth.on_truth().items()]
@@ -62,7 +63,7 @@ def growth_figure(growths: list[Growth]) -> Figure:
             cut = section(rho, growth.cell, growth.positions, point, PLANES[0])
             _draw_section(panel, cut, growth.numbers, _limit([cut.values]), size=26)
             panel.set_axis_off()
-            panel.set_title(title, fontsize=8)
+            panel.set_title(title, fontsize=8, pad=4)
         for panel in axes[len(shown) :]:
             panel.set_axis_off()
         marks = _markers(growth.numbers)

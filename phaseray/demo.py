@@ -84,8 +84,8 @@ def _growth(grown: list[Grown]) -> list[Captioned]:
         Captioned(
             growth_figure([g.growth for g in grown]),
             f"What comes after the poster: the phasing network of the package on AFLOW prototypes that it was not "
-            f"trained on, from their amplitudes to {SOLVED_D_MIN:g} Å and random phases. Each row is the start chosen without "
-            f"the truth. {told}.",
+            f"trained on, from their amplitudes to {SOLVED_D_MIN:g} Å and random phases. Each row is the start chosen "
+            f"without the truth. {told}.",
         )
     ]
 

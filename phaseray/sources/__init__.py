@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from phaseray.sources.listing import list_inputs
     from phaseray.sources.prototypes import prototype
     from phaseray.sources.refs import InputRef
+    from phaseray.sources.symmetric import symmetric_crystal
     from phaseray.sources.synthetic import synthetic_crystal
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "read_cif",
     "read_input",
     "read_inputs",
+    "symmetric_crystal",
     "synthetic_crystal",
 ]
 
@@ -35,6 +37,7 @@ _HOME = {
     "read_cif": "cif",
     "read_input": "files",
     "read_inputs": "files",
+    "symmetric_crystal": "symmetric",
     "synthetic_crystal": "synthetic",
 }
 

@@ -18,6 +18,7 @@ from phaseray.config import (
     Limits,
     PrototypesSource,
     Source,
+    SymmetricSource,
     SyntheticSource,
     TableSource,
 )  # fmt: skip
@@ -71,10 +72,10 @@ class _Lister:
         if isinstance(source, PrototypesSource):
             for index, id in enumerate(prototypes.names()):
                 yield InputRef(id, "prototypes", index=index)
-        elif isinstance(source, SyntheticSource):
+        elif isinstance(source, SyntheticSource | SymmetricSource):
             params = json.dumps({"seed": self.seed, "source": source.model_dump(mode="json")})
             for index in range(source.count):
-                yield InputRef(f"synthetic/{self.seed}/{index}", "synthetic", index=index, params=params)
+                yield InputRef(f"{source.kind}/{self.seed}/{index}", source.kind, index=index, params=params)
         elif isinstance(source, AmcsdSource):
             for code in databases.amcsd_ids():
                 yield InputRef(f"amcsd/{code:05d}", "amcsd", databases.AMCSD, index=code)

@@ -29,8 +29,8 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
 __all__ = [
     "Config", "ConfigError", "EvaluateConfig", "FixedGrid", "GenerateConfig", "IngestConfig", "Limits",
-    "MlpConfig", "ModelConfig", "RayConfig", "Source", "SpacingGrid", "SplitConfig", "SymmetricSource", "SyntheticSource",
-    "TrackingConfig", "TrainConfig", "UNetConfig", "digest", "load", "shipped", "to_yaml",
+    "MlpConfig", "ModelConfig", "MolecularSource", "RayConfig", "Source", "SpacingGrid", "SplitConfig", "SymmetricSource",
+    "SyntheticSource", "TrackingConfig", "TrainConfig", "UNetConfig", "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -162,6 +162,30 @@ class SymmetricSource(_Section):
         return self
 
 
+class MolecularSource(_Section):
+    """Artificial molecular crystals with hydrogen; needs RDKit (the extra `molecules`)."""
+
+    kind: Literal["molecular"] = "molecular"
+    count: int = Field(default=1000, ge=0)
+    space_groups: tuple[Annotated[int, Field(ge=1, le=230)], ...] = Field(
+        default=(), description="numbers; none: those that are frequent among molecular crystals"
+    )
+    primitive_fraction: float = Field(default=0.3, ge=0, le=1, description="of centred lattices, on primitive axes")
+    volume: Range = Field(default=(100.0, 1200.0), description="Å³ of the cell; logarithms are uniform")
+    heavy_atoms: tuple[int, int] = Field(default=(2, 36), description="of one molecule, hydrogen not counted")
+    companion_fraction: float = Field(default=0.2, ge=0, le=1, description="water, an ion or a complex beside")
+    complex_fraction: float = Field(default=0.06, ge=0, le=1, description="metal complexes in place of molecules")
+    u_iso: Range = Field(default=(0.015, 0.08), description="Å²")
+
+    _ranges = field_validator("volume", "heavy_atoms", "u_iso")(_from_low_to_high)
+
+    @model_validator(mode="after")
+    def _possible(self) -> MolecularSource:
+        if not (self.volume[0] > 0 and self.heavy_atoms[0] > 0):
+            raise ValueError("volume and heavy_atoms must be above 0")
+        return self
+
+
 class _FromFiles(_Section):
     recover_symmetry: bool = Field(default=False, description="spglib finds the space group of cells written in P1")
     symprec: float = Field(default=0.01, gt=0, description="Å, for recover_symmetry")
@@ -206,7 +230,14 @@ class CoreMofSource(_FromFiles):
 
 
 Source = Annotated[
-    PrototypesSource | SyntheticSource | SymmetricSource | CifSource | TableSource | AmcsdSource | CoreMofSource,
+    PrototypesSource
+    | SyntheticSource
+    | SymmetricSource
+    | MolecularSource
+    | CifSource
+    | TableSource
+    | AmcsdSource
+    | CoreMofSource,
     Field(discriminator="kind"),
 ]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from phaseray.config import Limits, SymmetricSource, SyntheticSource
+from phaseray.config import Limits, MolecularSource, SymmetricSource, SyntheticSource
 from phaseray.crystal import Crystal, Rejection
 from phaseray.sources import archives, databases, locations, prototypes, tables
 from phaseray.sources.bounded import decompressed, internal, read_bounded, rejection_of, too_large
@@ -123,14 +123,18 @@ def _artificial(ref: InputRef) -> Crystal:
     source, seed = _source(ref.params)
     if isinstance(source, SyntheticSource):
         return synthetic_crystal(source, seed, ref.index)
-    return symmetric_crystal(source, seed, ref.index)
+    if isinstance(source, SymmetricSource):
+        return symmetric_crystal(source, seed, ref.index)
+    from phaseray.sources.molecular import molecular_crystal
+
+    return molecular_crystal(source, seed, ref.index)
 
 
 @lru_cache(maxsize=64)
-def _source(params: str) -> tuple[SyntheticSource | SymmetricSource, int]:
+def _source(params: str) -> tuple[SyntheticSource | SymmetricSource | MolecularSource, int]:
     known = json.loads(params)
-    kind = SyntheticSource if known["source"]["kind"] == "synthetic" else SymmetricSource
-    return kind.model_validate(known["source"]), known["seed"]
+    kinds = {"synthetic": SyntheticSource, "symmetric": SymmetricSource, "molecular": MolecularSource}
+    return kinds[known["source"]["kind"]].model_validate(known["source"]), known["seed"]
 
 
 def _read_file(ref: InputRef, max_bytes: int) -> bytes:

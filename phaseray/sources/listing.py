@@ -16,6 +16,7 @@ from phaseray.config import (
     CifSource,
     CoreMofSource,
     Limits,
+    MolecularSource,
     PrototypesSource,
     Source,
     SymmetricSource,
@@ -72,7 +73,7 @@ class _Lister:
         if isinstance(source, PrototypesSource):
             for index, id in enumerate(prototypes.names()):
                 yield InputRef(id, "prototypes", index=index)
-        elif isinstance(source, SyntheticSource | SymmetricSource):
+        elif isinstance(source, SyntheticSource | SymmetricSource | MolecularSource):
             params = json.dumps({"seed": self.seed, "source": source.model_dump(mode="json")})
             for index in range(source.count):
                 yield InputRef(f"{source.kind}/{self.seed}/{index}", source.kind, index=index, params=params)

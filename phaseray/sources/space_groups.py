@@ -1,4 +1,4 @@
-"""Operators and cells of the 230 space groups, in the standard setting or on primitive axes, and how often each is met."""
+"""The 230 space groups: operators in the standard setting or on primitive axes, cells, and how often each is met."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ INORGANIC = {
     127: 0.7, 130: 0.3, 137: 0.4, 163: 0.3, 165: 0.3, 173: 0.5, 64: 0.8, 65: 0.8, 69: 0.3, 70: 0.3, 71: 0.8, 72: 0.4,
     74: 0.8, 55: 0.8, 59: 0.7, 5: 0.6, 7: 0.6, 8: 0.6, 9: 0.6, 1: 0.7, 215: 0.4, 224: 0.2, 43: 0.4, 26: 0.3, 31: 0.5,
     92: 0.4, 82: 0.5, 121: 0.5, 13: 0.6, 10: 0.4, 51: 0.4, 47: 0.3, 147: 0.4, 152: 0.3, 156: 0.3, 162: 0.3, 187: 0.5,
+}  # fmt: skip
+
+# The same of molecular crystals; only these are drawn unless the configuration names others.
+ORGANIC = {
+    14: 34, 2: 25, 15: 8, 19: 7, 4: 5.5, 61: 3.3, 33: 1.4, 62: 1.2, 9: 1, 1: 1, 60: 0.8, 5: 0.8, 29: 0.7, 148: 0.6,
+    13: 0.5, 12: 0.5, 82: 0.4, 88: 0.4, 11: 0.4, 7: 0.3, 18: 0.3, 43: 0.3, 56: 0.3, 20: 0.2, 76: 0.2, 92: 0.2,
+    86: 0.2, 114: 0.2, 146: 0.2, 161: 0.2,
 }  # fmt: skip
 
 

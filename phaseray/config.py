@@ -28,9 +28,9 @@ from pydantic import (
 from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
 __all__ = [
-    "Config", "ConfigError", "EvaluateConfig", "FixedGrid", "GenerateConfig", "IngestConfig", "Limits",
-    "MlpConfig", "ModelConfig", "MolecularSource", "RayConfig", "Source", "SpacingGrid", "SplitConfig", "SymmetricSource",
-    "SyntheticSource", "TrackingConfig", "TrainConfig", "UNetConfig", "digest", "load", "shipped", "to_yaml",
+    "Config", "ConfigError", "EvaluateConfig", "FixedGrid", "GenerateConfig", "HoldOut", "IngestConfig", "Limits",
+    "MlpConfig", "ModelConfig", "MolecularSource", "RayConfig", "Source", "SpacingGrid", "SplitConfig",
+    "SymmetricSource", "SyntheticSource", "TrackingConfig", "TrainConfig", "UNetConfig", "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -265,10 +265,20 @@ class SplitConfig(_Section):
         return self
 
 
+class HoldOut(_Section):
+    """A test set: no crystal of training or validation may share a formula or a prototype with it."""
+
+    source: Source
+    part: Literal["all", "test"] = Field(default="all", description="test: the crystals whose split is test")
+
+
 class IngestConfig(_Section):
     sources: tuple[Source, ...] = (PrototypesSource(), SyntheticSource())
     limits: Limits = Limits()
     split: SplitConfig = SplitConfig()
+    hold_out: tuple[HoldOut, ...] = Field(
+        default=(), description="crystals too near to these test sets are rejected, unless their own split is test"
+    )
     duplicates: Literal["mark", "keep"] = Field(
         default="mark", description="mark: of crystals that are one structure the first is used, the others are not"
     )

@@ -30,7 +30,8 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 __all__ = [
     "Config", "ConfigError", "EvaluateConfig", "FixedGrid", "GenerateConfig", "HoldOut", "IngestConfig", "Limits",
     "MlpConfig", "ModelConfig", "MolecularSource", "RayConfig", "Source", "SpacingGrid", "SplitConfig",
-    "SymmetricSource", "SyntheticSource", "TrackingConfig", "TrainConfig", "UNetConfig", "digest", "load", "shipped", "to_yaml",
+    "SymmetricSource", "SyntheticSource", "TrackingConfig", "TrainConfig", "UNetConfig", "digest", "load",
+    "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]

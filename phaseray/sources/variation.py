@@ -1,4 +1,4 @@
-"""Real geometries with other elements: each exchanged for one of about its size, the cell strained, the atoms shaken."""
+"""Real geometries with other elements: each exchanged for one of its size, the cell strained, atoms moved."""
 
 from __future__ import annotations
 

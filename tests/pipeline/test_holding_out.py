@@ -35,7 +35,7 @@ def test_no_training_row_shares_a_key_with_the_tests(ray_cluster, tmp_path: Path
     for crystal in schema.crystals(kept):
         assert not held_out.keys & set(leak_keys(crystal)), crystal.id
     codes = table["code"].to_pylist()
-    assert codes.count("held_out") > 30
+    assert codes.count("held_out") > 10
     reasons = [r for r in table["reason"].to_pylist() if r]
     assert any("prototype A B/225" in r for r in reasons)
     # the test set itself is there to be tested on

@@ -94,6 +94,8 @@ def _story(config: Config, catalogue: dict[str, Any], shards: dict[str, Any]) ->
     kinds = {
         "prototypes": "the AFLOW prototypes that come with pymatgen",
         "synthetic": "artificial crystals",
+        "symmetric": "artificial crystals with symmetry",
+        "molecular": "artificial molecular crystals",
         "cif": "CIF files",
         "table": "crystals from tables",
         "amcsd": "minerals of the AMCSD",

@@ -168,11 +168,12 @@ def _client(address: str | None) -> Any:
     # Ray reads the mode once, when it is imported
     if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(url)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, RayError) as error:  # the last: a wrong token, or none
         raise ConfigError(f"no access to {url}: {_one_line(error)}") from error
 
 

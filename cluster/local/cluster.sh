@@ -99,8 +99,8 @@ up() {
   mkdir -p "$state/pids" "$state/home" "$state/mlflow"
   [ "$(stat -c %u "$state")" = "$(id -u)" ] || { echo "$state belongs to somebody else" >&2; exit 1; }
   chmod 700 "$state"
-  local gcs dashboard client mlflow a b c d e f
-  read -r gcs dashboard client mlflow a b c d e f <<<"$(free_ports 10)"
+  local gcs dashboard mlflow a b c d e f
+  read -r gcs dashboard mlflow a b c d e f <<<"$(free_ports 9)"
   # the accounts outlive the processes, and so does their password
   [ -s "$state/mlflow/password" ] || secret >"$state/mlflow/password"
   cat >"$state/env" <<ENV
@@ -122,15 +122,16 @@ ENV
     MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret) start mlflow mlflow server --app-name basic-auth --host 127.0.0.1 \
     --port "$mlflow" --workers 1 --backend-store-uri "sqlite:///$state/mlflow/runs.db" --serve-artifacts \
     --artifacts-destination "$state/mlflow/artifacts" --allowed-hosts "127.0.0.1:$mlflow,localhost:$mlflow"
-  # fewer than four logical CPUs leave Ray Data and Train waiting for one another
-  start head ray start --head --block --node-ip-address=127.0.0.1 --port="$gcs" --dashboard-host=127.0.0.1 \
-    --dashboard-port="$dashboard" --ray-client-server-port="$client" --num-cpus=3 --dashboard-agent-listen-port="$a" \
+  # 127.0.0.1 would be taken for the address of this machine in its network; these stay inside. Fewer than four
+  # logical CPUs leave Ray Data and Train waiting for one another
+  start head ray start --head --block --node-ip-address=127.0.0.2 --port="$gcs" --dashboard-host=127.0.0.1 \
+    --dashboard-port="$dashboard" --ray-client-server-port=0 --num-cpus=3 --dashboard-agent-listen-port="$a" \
     --dashboard-agent-grpc-port="$b" --metrics-export-port="$c"
-  wait_for "the head" 90 grep -q "block forever" "$state/head.log"
-  start worker ray start --block --address="127.0.0.1:$gcs" --node-ip-address=127.0.0.1 --num-cpus=3 \
+  wait_for "the head" 180 grep -q "block forever" "$state/head.log"
+  start worker ray start --block --address="127.0.0.2:$gcs" --node-ip-address=127.0.0.3 --num-cpus=3 \
     --dashboard-agent-listen-port="$d" --dashboard-agent-grpc-port="$e" --metrics-export-port="$f"
-  wait_for "the worker" 90 grep -q "block forever" "$state/worker.log"
-  wait_for "MLflow" 120 "$bin/python" -c "import urllib.request as u; u.urlopen('$MLFLOW_TRACKING_URI/health')"
+  wait_for "the worker" 180 grep -q "block forever" "$state/worker.log"
+  wait_for "MLflow" 180 "$bin/python" -c "import urllib.request as u; u.urlopen('$MLFLOW_TRACKING_URI/health')"
   cat <<SAID
 A head and a worker of 3 logical CPUs each: $RAY_API_SERVER_ADDRESS
 MLflow, user admin:                         $MLFLOW_TRACKING_URI

@@ -46,7 +46,7 @@ down() {
     for number in $numbers; do kill -KILL -- "-$number" 2>/dev/null || true; done
     echo "stopped: $(echo "$numbers" | wc -w) processes and what they started"
   fi
-  rm -rf "${state:?}/pids" "${state:?}/ray" "${state:?}/home" "${state:?}/env"
+  rm -rf "${state:?}/pids" "${state:?}/ray" "${state:?}/home" "${state:?}/env" "${state:?}/address"
 }
 
 start() { # NAME COMMAND…: in a session of its own, its log in NAME.log
@@ -62,14 +62,17 @@ start() { # NAME COMMAND…: in a session of its own, its log in NAME.log
   echo "$number $(began_at "$number")" >"$state/pids/$name"
 }
 
-wait_for() { # WHAT SECONDS COMMAND…
-  local what=$1 seconds=$2
+wait_for() { # NAME SECONDS COMMAND…: until the command succeeds; not longer than what `start NAME` began lives
+  local name=$1 seconds=$2 number
   shift 2
+  read -r number _ <"$state/pids/$name"
   for _ in $(seq $((seconds * 2))); do
-    "$@" >/dev/null 2>&1 && return 0
+    "$@" >/dev/null 2>&1 && kill -0 "$number" 2>/dev/null && return 0
+    kill -0 "$number" 2>/dev/null || break
     sleep 0.5
   done
-  echo "$what did not come up in $seconds s: see $state/*.log" >&2
+  echo "$name did not come up: the end of $state/$name.log says" >&2
+  tail -n 5 "$state/$name.log" >&2
   down >&2
   return 1
 }
@@ -99,8 +102,8 @@ up() {
   mkdir -p "$state/pids" "$state/home" "$state/mlflow"
   [ "$(stat -c %u "$state")" = "$(id -u)" ] || { echo "$state belongs to somebody else" >&2; exit 1; }
   chmod 700 "$state"
-  local gcs dashboard mlflow a b c d e f
-  read -r gcs dashboard mlflow a b c d e f <<<"$(free_ports 9)"
+  local gcs dashboard client mlflow a b c d e f
+  read -r gcs dashboard client mlflow a b c d e f <<<"$(free_ports 10)"
   # the accounts outlive the processes, and so does their password
   [ -s "$state/mlflow/password" ] || secret >"$state/mlflow/password"
   cat >"$state/env" <<ENV
@@ -125,13 +128,14 @@ ENV
   # 127.0.0.1 would be taken for the address of this machine in its network; these stay inside. Fewer than four
   # logical CPUs leave Ray Data and Train waiting for one another
   start head ray start --head --block --node-ip-address=127.0.0.2 --port="$gcs" --dashboard-host=127.0.0.1 \
-    --dashboard-port="$dashboard" --ray-client-server-port=0 --num-cpus=3 --dashboard-agent-listen-port="$a" \
+    --dashboard-port="$dashboard" --ray-client-server-port="$client" --num-cpus=3 --dashboard-agent-listen-port="$a" \
     --dashboard-agent-grpc-port="$b" --metrics-export-port="$c"
-  wait_for "the head" 180 grep -q "block forever" "$state/head.log"
+  wait_for head 180 grep -q "block forever" "$state/head.log"
+  echo "127.0.0.2:$gcs" >"$state/address"
   start worker ray start --block --address="127.0.0.2:$gcs" --node-ip-address=127.0.0.3 --num-cpus=3 \
     --dashboard-agent-listen-port="$d" --dashboard-agent-grpc-port="$e" --metrics-export-port="$f"
-  wait_for "the worker" 180 grep -q "block forever" "$state/worker.log"
-  wait_for "MLflow" 180 "$bin/python" -c "import urllib.request as u; u.urlopen('$MLFLOW_TRACKING_URI/health')"
+  wait_for worker 180 grep -q "block forever" "$state/worker.log"
+  wait_for mlflow 180 "$bin/python" -c "import urllib.request as u; u.urlopen('$MLFLOW_TRACKING_URI/health')"
   cat <<SAID
 A head and a worker of 3 logical CPUs each: $RAY_API_SERVER_ADDRESS
 MLflow, user admin:                         $MLFLOW_TRACKING_URI

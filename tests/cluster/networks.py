@@ -49,7 +49,8 @@ class Network:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         return clean | {
             "HOME": str(self.home), "RAY_TMPDIR": str(self.home), "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
             # a node is given up after some seconds of silence, by default after half a minute
             "RAY_health_check_initial_delay_ms": "5000", "RAY_health_check_period_ms": "2000",
             "RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "3",

@@ -110,7 +110,7 @@ def test_options_of_a_store_hold_no_keys():
         load(None, [f"ingest.sources=[{{kind: cif, path: 's3://b', options: {{secret_key: {SECRET}}}}}]"])
 
 
-def test_nothing_secret_is_written_or_said(tmp_path: Path):
+def test_nothing_secret_is_written_or_said(tmp_path: Path, private_home: Path):
     """The whole way with secrets in the environment: no file, no line, no MLflow param holds one of them."""
     names = (
         "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN",
@@ -122,10 +122,10 @@ def test_nothing_secret_is_written_or_said(tmp_path: Path):
     ]  # fmt: skip
     code = (
         "import sys\nfrom pathlib import Path\nfrom phaseray import config\n"
-        "from phaseray.pipeline.catalogue import _plan, _PartWriter\n"
-        "from phaseray.pipeline.run_folder import open_folder\nfrom phaseray.tracking import prepare, flat_params\n"
-        "c = config.load(None, sys.argv[2:])\nout = Path(sys.argv[1])\nopen_folder(out, {'command': 'x'}, c)\n"
-        "_plan(c, out)\nprint(_PartWriter(str(out), c.ingest.model_dump(mode='json'))({'part': 0}))\n"
+        "from phaseray.pipeline.catalogue import ingest\n"
+        "from phaseray.tracking import prepare, flat_params\n"
+        "c = config.load(None, sys.argv[2:])\nout = Path(sys.argv[1])\n"
+        "print(ingest(c, out))\n"
         "with prepare(c.tracking, out).start('run', params=flat_params(c.train)).ending() as run:\n"
         "    run.metrics({'a': 1.0})\n    run.dataset('d', out)\n"
     )

@@ -11,7 +11,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from phaseray.config import load
-from phaseray.pipeline import shards
+from phaseray.pipeline.plan import PLAN, write_plan
+from phaseray.pipeline.shards import ShardWriter
 from tests.cluster.networks import Network, network, possible
 from tests.conftest import own_home
 
@@ -50,9 +51,11 @@ def written(folder: Path) -> dict[str, bytes]:
 def without_ray(catalogue: Path, out: Path) -> dict[str, bytes]:
     """The same units, one after the other in this process."""
     config = load(None, SETTINGS)
-    writer = shards._ShardWriter(str(catalogue), str(out), config.generate.model_dump(mode="json"))
+    out.mkdir()
+    units = write_plan(config.generate, catalogue, out / PLAN)
+    writer = ShardWriter(str(catalogue), str(out), config.generate.model_dump(mode="json"), 0)
     with threadpool_limits(1):  # as in Ray's workers: more threads would change the last bits of sums
-        for unit in shards._plan(config.generate, catalogue):
+        for unit in units:
             writer(unit)
     return written(out)
 

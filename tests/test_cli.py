@@ -13,7 +13,7 @@ from phaseray import cli
 from phaseray.config import to_yaml
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+COMMANDS = {command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands if command.callback}
 
 
 def test_help_comes_within_three_seconds_and_lists_the_commands():

@@ -17,18 +17,29 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phaseray.crystal import Rejection
 from phaseray.sources import read_cif
+from phaseray.sources.reflections import parse_cif, parse_shelx
 from tests.fuzz.mutations import mutated
 
 SECONDS = 1.0
 MEMORY = 1 << 30  # bytes beyond what the process has when it begins
 
-READERS: dict[str, Callable[[bytes], Any]] = {"cif": read_cif}
+
+def read_reflection_file(content: bytes) -> None:
+    """As SHELX lines and as CIF; ValueError is how these say no."""
+    text = content.decode("latin-1")
+    for parse in (parse_shelx, parse_cif):
+        with suppress(ValueError):
+            parse(text)
+
+
+READERS: dict[str, Callable[[bytes], Any]] = {"cif": read_cif, "reflections": read_reflection_file}
 
 
 @dataclass

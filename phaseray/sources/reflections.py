@@ -191,6 +191,8 @@ def _index(value: float) -> int:
 
 def _by_blanks(line: str) -> tuple[float, ...]:
     parts = line.split()
+    if len(parts) < 4:
+        raise ValueError("too few numbers")
     h, k, n_l = (_index(float(part)) for part in parts[:3])
     return (h, k, n_l, float(parts[3]), float(parts[4]) if len(parts) > 4 else np.nan)
 

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from phaseray.diffraction.grid import Shape
 
-__all__ = ["Run", "Store", "flat_params", "git_sha", "prepare", "run_name"]
+__all__ = ["GIT_SHA", "Run", "Store", "flat_params", "git_sha", "prepare", "run_name"]
+
+GIT_SHA = "PHASERAY_GIT_SHA"
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,12 @@ def flat_params(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def git_sha() -> str | None:
-    """The commit of the working directory, with -dirty where files differ from it; None outside git."""
+    """The commit of the working directory, with -dirty where files differ from it; None outside git.
+
+    In a job, whose working directory is a copy without a repository: what `phaseray submit` says.
+    """
+    if GIT_SHA in os.environ:
+        return os.environ[GIT_SHA]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

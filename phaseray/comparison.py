@@ -259,7 +259,7 @@ def _track(
         if not note.exists():
             continue
         known = read_json(note)
-        run = Run(known["uri"], known["run_id"])
+        run = Run(known["uri"], known["run_id"], str(Path(folder) / "outbox" / known["run_id"]))
         summary = asdict(evaluation.summaries[name])
         means = {f"{split}/{key}": value for key, value in summary["mean"].items()}
         run.metrics({**means, f"{split}/solved": summary["solved"] / max(summary["n"], 1)})

@@ -247,14 +247,51 @@ class TrainConfig(_Section):
     l2: float = Field(
         default=0.0, ge=0, description="scikit-learn's alpha: l2 / (2 · batch) · |W|² is added to the loss"
     )
-    batch_size: int = Field(default=8, ge=1)
+    gradient_clip: float | None = Field(default=None, gt=0, description="greatest norm of the gradient of a step")
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="decay of the running mean of the weights, which is then what is used"
+    )
+    schedule: Literal["constant", "cosine", "one_cycle"] = Field(
+        default="constant", description="of the learning rate, over all steps of `epochs`"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="of rising learning rate; one_cycle: 0 is 30 % of all steps")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16: autocast")
+    compile: bool = Field(default=False, description="torch.compile; wants a C++ compiler")
+    batch_size: int = Field(default=8, ge=1, description="crystals a worker and batch")
+    batch_voxels: int | None = Field(
+        default=None, ge=1, description="grid points a worker and batch, in place of batch_size; one crystal at least"
+    )
+    accumulate: int = Field(default=1, ge=1, description="batches whose gradients make one step")
     epochs: int = Field(default=5, ge=1)
+    steps_per_epoch: int | None = Field(
+        default=None, ge=1, description="what is called an epoch, in place of one pass over the data"
+    )
     max_minutes: float | None = Field(default=None, gt=0, description="no new epoch is begun after this time")
-    workers: int = Field(default=1, ge=1)
+    early_stopping: int | None = Field(default=None, ge=1, description="epochs without a better one before the end")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        default="stop", description="a loss or gradient that is not finite ends the training, or its step is left out"
+    )
+    max_nonfinite: int = Field(default=10, ge=1, description="steps left out in a row before the training ends")
+    checkpoint_every_steps: int | None = Field(default=None, ge=1, description="within an epoch; default: at its end")
+    keep_best: int = Field(default=1, ge=1, description="checkpoints of the best epochs that stay, beside the last")
+    workers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        default=1, description="a number, or [min, max]: as many as the cluster has room for"
+    )
     use_gpu: bool = False
     threads_per_worker: int | None = Field(default=None, ge=1, description="default: the cores shared out")
     max_failures: int = Field(default=1, ge=0, description="restarts from the last checkpoint")
     seed: int | None = Field(default=None, description="default: the run's seed")
+
+    @field_validator("workers")
+    @classmethod
+    def _from_few_to_many(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError(f"must be a number or [min, max], not {list(value)}")
+        return value
+
+    @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
 
 
 # -- searches --------------------------------------------------------------------------------

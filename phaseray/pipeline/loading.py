@@ -8,6 +8,7 @@ epoch) alone, and ranks can never disagree on the number of steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,22 +97,34 @@ class Dataset:
     def count(self, split: str) -> int:
         return int(self.info["split"][split])
 
-    def steps(self, split: str, batch_size: int, world: int = 1) -> int:
-        """Batches that each rank gets in an epoch."""
-        return sum(len(w.batches) for w in self._windows(split, batch_size, 0, 0, 0, world, False))
+    def steps(
+        self, split: str, batch_size: int, world: int = 1, *, voxels: int | None = None, seed: int | None = None,
+        epoch: int = 0, skip: int = 0,
+    ) -> int:  # fmt: skip
+        """Batches that each rank gets in an epoch; without a seed, in one that is not shuffled."""
+        windows = self._windows(split, batch_size, seed or 0, epoch, 0, world, seed is not None, voxels, skip)
+        return sum(len(w.batches) for w in windows)
 
     def batches(
         self, split: str, batch_size: int, *, seed: int = 0, epoch: int = 0, rank: int = 0, world: int = 1,
-        shuffle: bool = True,
+        shuffle: bool = True, voxels: int | None = None, skip: int = 0,
     ) -> Iterator[Batch]:  # fmt: skip
         """The batches of one epoch for one rank.
 
         With several ranks up to world - 1 crystals a window are left out of an epoch (others in
         the next), so that all ranks take equally many steps. Streams through Ray Data where Ray
         runs; the batches are the same without.
+
+        Parameters
+        ----------
+        voxels : grid points a batch and rank, in place of `batch_size` crystals; a batch has one crystal at least
+        skip
+            Crystals of all ranks together that were had before. With as many ranks as then, the batches are
+            the rest of the epoch; with others, the rest is dealt out anew.
         """
-        windows = self._windows(split, batch_size, seed, epoch, rank, world, shuffle)
-        tables = _stream(self.path, windows) if self.streamed and _ray_runs() else (_read(self.path, w) for w in windows)
+        windows = self._windows(split, batch_size, seed, epoch, rank, world, shuffle, voxels, skip)
+        through_ray = self.streamed and _ray_runs()
+        tables = _stream(self.path, windows) if through_ray else (_read(self.path, w) for w in windows)
         for window, table in zip(windows, tables, strict=True):
             start = 0
             for rows in window.batches:
@@ -119,15 +132,17 @@ class Dataset:
                 start += len(rows)
 
     def _windows(
-        self, split: str, batch_size: int, seed: int, epoch: int, rank: int, world: int, shuffle: bool
-    ) -> list[_Window]:
+        self, split: str, batch_size: int, seed: int, epoch: int, rank: int, world: int, shuffle: bool,
+        voxels: int | None = None, skip: int = 0,
+    ) -> list[_Window]:  # fmt: skip
         rng = np.random.default_rng([seed, epoch])
-        windows = []
+        whole: list[tuple[tuple[str, ...], np.ndarray, int]] = []
         by_shape: dict[Shape, list[dict[str, Any]]] = {}
         for file in self.info["files"]:
             if file["split"] == split and file["rows"]:
                 by_shape.setdefault(tuple(file["shape"]), []).append(file)
         for shape, files in by_shape.items():
+            size = batch_size if voxels is None else max(1, voxels // math.prod(shape))
             order = rng.permutation(len(files)) if shuffle else np.arange(len(files))
             room = max(1, int(WINDOW_BYTES / (6 * np.prod(shape))))  # 4 bytes density, 2 amplitude
             chosen: list[dict[str, Any]] = []
@@ -137,11 +152,14 @@ class Dataset:
                 if last or sum(f["rows"] for f in chosen) + files[order[i + 1]]["rows"] > room:
                     n = sum(f["rows"] for f in chosen)
                     rows = rng.permutation(n) if shuffle else np.arange(n)
-                    cuts = _cut(rows, batch_size, rank, world)
-                    windows.append(_Window(tuple(f["file"] for f in chosen), cuts))
+                    whole.append((tuple(f["file"] for f in chosen), rows[: n // world * world], size))
                     chosen = []
         if shuffle:
-            windows = [windows[i] for i in rng.permutation(len(windows))]
+            whole = [whole[i] for i in rng.permutation(len(whole))]
+        windows = []
+        for names, rows, size in whole:
+            windows.append(_Window(names, _cut(rows[skip:], size, rank, world)))
+            skip = max(0, skip - len(rows))
         return [w for w in windows if w.batches]
 
 

@@ -1,7 +1,7 @@
 """Checkpoints without pickle: tensors as safetensors, all else as JSON beside them.
 
 A checkpoint is a folder with model.safetensors (weights), model.json (what they are) and, where
-training is to go on, optimizer.safetensors.
+training is to go on, optimizer.safetensors, and unaveraged.safetensors if the weights are a running mean.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,17 @@ from torch import Tensor, nn
 from phaseray.config import ConfigError, TrainConfig
 from phaseray.diffraction.grid import Shape
 from phaseray.models import build_model
+from phaseray.training.history import Cursor, Mean
 
-__all__ = ["MODEL_JSON", "MODEL_WEIGHTS", "CheckpointError", "ModelMeta", "load_checkpoint", "load_optimizer", "save"]
+__all__ = [
+    "MODEL_JSON", "MODEL_WEIGHTS", "CheckpointError", "ModelMeta", "load_checkpoint", "load_optimizer",
+    "load_unaveraged", "save",
+]  # fmt: skip
 
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_JSON = "model.json"
 OPTIMIZER = "optimizer.safetensors"
+UNAVERAGED = "unaveraged.safetensors"
 FORMAT = 1
 
 
@@ -47,7 +52,9 @@ class ModelMeta:
     seed, epoch : epochs done
     dataset_digest, d_min : of the training data; d_min in Å
     seconds : of training until here
-    history : one dict an epoch: epoch, train_loss, val_loss (None without validation crystals), seconds
+    history : one dict an epoch, as `phaseray.training.history.Epoch` has it
+    step, skipped : steps of the optimizer, and those of them that were left out
+    cursor : how far the epoch after `epoch` had come
     """
 
     config: TrainConfig
@@ -58,11 +65,21 @@ class ModelMeta:
     d_min: float
     seconds: float
     history: tuple[dict[str, Any], ...]
+    step: int = 0
+    skipped: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
 
 
-def save(folder: str | Path, model: nn.Module, meta: ModelMeta, optimizer: torch.optim.Optimizer | None = None) -> None:
+def save(
+    folder: str | Path,
+    model: nn.Module,
+    meta: ModelMeta,
+    optimizer: torch.optim.Optimizer | None = None,
+    unaveraged: nn.Module | None = None,
+) -> None:
     """Write a checkpoint into `folder`, each file aside first and then renamed.
 
+    `model` is what is to be used, `unaveraged` what the optimizer works on where that is something else.
     model.json goes last and holds the SHA-256 of the weights: a folder cut off in between is refused by
     `load_checkpoint` and never half read.
     """
@@ -80,6 +97,9 @@ def save(folder: str | Path, model: nn.Module, meta: ModelMeta, optimizer: torch
         "d_min": meta.d_min,
         "seconds": meta.seconds,
         "history": list(meta.history),
+        "step": meta.step,
+        "skipped": meta.skipped,
+        "cursor": asdict(meta.cursor),
         "torch": torch.__version__,
     }
     if optimizer is not None:
@@ -90,6 +110,8 @@ def save(folder: str | Path, model: nn.Module, meta: ModelMeta, optimizer: torch
             "kind": meta.config.optimizer,
             "param_groups": state["param_groups"],
         }
+    if unaveraged is not None:
+        document["unaveraged_sha256"] = _write_tensors(folder / UNAVERAGED, unaveraged.state_dict())
     _replace(folder / MODEL_JSON, (json.dumps(document, indent=1) + "\n").encode())
 
 
@@ -116,6 +138,9 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelMeta]:
             d_min=document["d_min"],
             seconds=document["seconds"],
             history=tuple(document["history"]),
+            step=document.get("step", 0),
+            skipped=document.get("skipped", 0),
+            cursor=_cursor(document.get("cursor", {})),
         )
     except (KeyError, TypeError, ValidationError, ConfigError) as error:
         raise CheckpointError(f"{folder / MODEL_JSON} lacks or misstates an entry: {error}") from error
@@ -143,6 +168,18 @@ def load_optimizer(path: str | Path, optimizer: torch.optim.Optimizer) -> None:
     # JSON makes lists of tuples such as betas
     groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in kept["param_groups"]]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def load_unaveraged(path: str | Path) -> dict[str, Tensor]:
+    """The weights that the optimizer of a checkpoint with averaged weights works on."""
+    folder, document = _document(path)
+    if "unaveraged_sha256" not in document:
+        raise CheckpointError(f"{folder} holds no weights but their mean: training cannot go on from it")
+    return _read_tensors(folder / UNAVERAGED, document["unaveraged_sha256"])
+
+
+def _cursor(kept: dict[str, Any]) -> Cursor:
+    return Cursor(**{**kept, "loss": Mean(**kept.get("loss", {}))})
 
 
 def _document(path: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -11,21 +11,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from phaseray.training.averaging import average_into
 from phaseray.training.checkpoint import ModelMeta
+from phaseray.training.history import Cursor, Mean, epochs_since_best
 from phaseray.training.inputs import density_scale, network_input, uncentred
-from phaseray.training.losses import LOSSES
+from phaseray.training.objective import Network, Objective, objective_of
 from phaseray.training.protocols import Amplitudes, Batch, TrainingData
+from phaseray.training.schedules import rate_factor
 from phaseray.training.state import Epoch, TrainingState
 
-__all__ = ["Mean", "NonFiniteLossError", "fit", "predict", "train_epoch", "validate"]
+__all__ = ["Mean", "NonFiniteLossError", "fit", "predict", "steps_per_epoch", "train_epoch", "validate"]
 
 
 class NonFiniteLossError(ValueError):
@@ -33,75 +38,157 @@ class NonFiniteLossError(ValueError):
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean in the making; the sums of several workers add up."""
+class _Among:
+    """Which of the workers this is, and how they speak with one another."""
 
-    total: float = 0.0
-    count: float = 0.0
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.count if self.count else None
+    rank: int = 0
+    world: int = 1
+    add_up: Callable[[Mean], Mean] = lambda mean: mean
+    decide: Callable[[bool], bool] = lambda stop: stop
 
 
 def fit(
     state: TrainingState,
     data: TrainingData,
     *,
+    objective: Objective | None = None,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
     on_step: Callable[[int, Mean], None] | None = None,
+    on_checkpoint: Callable[[TrainingState], None] | None = None,
     rank: int = 0,
     world: int = 1,
     add_up: Callable[[Mean], Mean] = lambda mean: mean,
     decide: Callable[[bool], bool] = lambda stop: stop,
 ) -> TrainingState:
-    """Train until `config.epochs` are done or `config.max_minutes` are over.
+    """Train until `config.epochs` are done, `config.max_minutes` are over or no epoch is better any more.
+
+    A state that was kept within an epoch goes on at the batch that follows.
 
     Parameters
     ----------
+    objective : by default that of the configuration
     on_epoch : called after every epoch, with the new line at the end of `state.history`
-    on_step : called after every step, with its number and the mean loss of the epoch so far
+    on_step : called after every step, with its number in the epoch and the mean loss of the epoch so far
+    on_checkpoint : called every `config.checkpoint_every_steps` steps, with a state that may be kept
     rank, world : of this worker; the batch size is that of one worker
     add_up : sums a `Mean` over the workers
     decide : takes rank 0's word on whether to stop, so that no worker goes on alone
     """
     config = state.config
+    objective = objective or objective_of(config)
+    among = _Among(rank, world, add_up, decide)
     seen = state.seconds
     began = time.monotonic()
     while state.epoch < config.epochs:
         over = config.max_minutes is not None and state.seconds > 60 * config.max_minutes
-        if decide(over):
+        stale = config.early_stopping is not None and epochs_since_best(state.history) >= config.early_stopping
+        if decide((over or stale) and not state.cursor.steps):
             break
-        at = time.monotonic()
-        epoch = state.epoch + 1
-        batches = data.batches("train", config.batch_size, seed=state.seed, epoch=epoch, rank=rank, world=world)
-        train = add_up(train_epoch(state, batches, world=world, on_step=on_step)).value
+
+        def keep() -> None:
+            state.seconds = seen + time.monotonic() - began
+            if on_checkpoint:
+                on_checkpoint(state)
+
+        at = time.monotonic() - state.cursor.seconds
+        _passes(state, data, objective, among, on_step, keep)
+        train = add_up(state.cursor.loss).value
         if train is None:
             raise ValueError("the data set gave no training batch")
+        wait = add_up(Mean(state.cursor.waited, state.cursor.seconds)).value
         val = None
         if data.count("val"):
             # dealt out by batches, so that the loss is of all crystals however many workers there are
-            held_out = data.batches("val", config.batch_size, seed=state.seed, epoch=0, shuffle=False)
-            val = add_up(validate(state, islice(held_out, rank, None, world))).value
-        state.epoch = epoch
+            held_out = data.batches(
+                "val", config.batch_size, seed=state.seed, epoch=0, shuffle=False, voxels=config.batch_voxels
+            )
+            mean = validate(state, islice(held_out, rank, None, world), objective=objective, rank=rank, world=world)
+            val = add_up(mean).value
+        state.epoch += 1
         state.seconds = seen + time.monotonic() - began
-        state.history.append(Epoch(epoch, train, val, time.monotonic() - at))
+        line = Epoch(state.epoch, train, val, time.monotonic() - at, state.step, state.cursor.skipped, wait)
+        state.history.append(line)
+        state.cursor = Cursor(in_a_row=state.cursor.in_a_row)
         on_epoch(state)
     return state
 
 
+def steps_per_epoch(state: TrainingState, data: TrainingData, world: int = 1) -> int:
+    """Steps of the optimizer that the learning rate's schedule and the lines of progress reckon with."""
+    return state.config.steps_per_epoch or _steps_per_pass(state, data, world)
+
+
+def _steps_per_pass(state: TrainingState, data: TrainingData, world: int) -> int:
+    batches = data.steps("train", state.config.batch_size, world, voxels=state.config.batch_voxels)
+    return math.ceil(batches / state.config.accumulate)
+
+
+def _passes(
+    state: TrainingState,
+    data: TrainingData,
+    objective: Objective,
+    among: _Among,
+    on_step: Callable[[int, Mean], None] | None,
+    keep: Callable[[], None],
+) -> None:
+    """One epoch, or what is left of it: one pass over the data, or so much that `steps_per_epoch` steps are had."""
+    config = state.config
+    wanted = config.steps_per_epoch
+    total = config.epochs * steps_per_epoch(state, data, among.world)
+    passes = math.ceil(wanted / max(1, _steps_per_pass(state, data, among.world))) if wanted else 1
+
+    def after_step(mean: Mean) -> None:
+        every = config.checkpoint_every_steps
+        if on_step:
+            on_step(state.cursor.steps, mean)
+        if every and state.cursor.steps % every == 0 and state.cursor.steps != wanted:
+            mine = state.cursor.loss
+            # what is kept is the sum of all workers, and rank 0 goes on with it
+            state.cursor = replace(state.cursor, loss=among.add_up(mine))
+            keep()
+            state.cursor = replace(state.cursor, loss=mine)
+
+    while wanted is None or state.cursor.steps < wanted:
+        before = state.cursor
+        batches = data.batches(
+            "train", config.batch_size, seed=state.seed, epoch=state.epoch * passes + before.data_pass + 1,
+            rank=among.rank, world=among.world, voxels=config.batch_voxels, skip=before.crystals,
+        )  # fmt: skip
+        train_epoch(
+            state, batches, objective=objective, rank=among.rank, world=among.world, total_steps=total,
+            limit=None if wanted is None else wanted - before.steps, after_step=after_step,
+        )  # fmt: skip
+        if wanted is None:
+            return
+        if state.cursor == before and not before.crystals:
+            raise ValueError("the data set gave no training batch")
+        if state.cursor.steps < wanted:
+            state.cursor = replace(state.cursor, data_pass=before.data_pass + 1, crystals=0)
+
+
 def train_epoch(
     state: TrainingState,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     *,
+    objective: Objective | None = None,
+    rank: int = 0,
     world: int = 1,
-    on_step: Callable[[int, Mean], None] | None = None,
+    total_steps: int = 1,
+    limit: int | None = None,
+    after_step: Callable[[Mean], None] | None = None,
 ) -> Mean:
-    """One step of the optimizer a batch. What is minimised is half the loss and the penalty on the weights.
+    """One step of the optimizer for every `accumulate` batches; `state.cursor` goes along.
 
-    The half and the penalty, l2 / (2 · crystals of the step) · |W|² without biases, are scikit-learn's. An
-    MLP's squared error is summed over the voxels, not averaged: so does scikit-learn in its
-    gradients, though not in the loss that it prints (its _backprop; measured in the tests).
+    What is minimised is half the loss and the penalty on the weights. The half and the penalty,
+    l2 / (2 · crystals of the step) · |W|² without biases, are scikit-learn's. An MLP's squared error
+    is summed over the voxels, not averaged: so does scikit-learn in its gradients, though not in the
+    loss that it prints (its _backprop; measured in the tests).
+
+    Parameters
+    ----------
+    total_steps : of the whole training, for the schedule of the learning rate
+    limit : steps that are taken at most
+    after_step : called with the mean loss of the epoch so far
 
     Raises
     ------
@@ -109,40 +196,125 @@ def train_epoch(
         Says where, and what to change.
     """
     config = state.config
-    weights = [p for p in state.model.parameters() if p.ndim > 1]
-    total = Mean()
+    objective = objective or objective_of(config)
+    network = state.autocast(state.network)
     state.network.train()
-    for step, batch in enumerate(batches, 1):
-        loss_B = _losses(state, batch)
-        voxels = math.prod(batch.shape) if config.model.kind == "mlp" else 1
-        objective = loss_B.mean() * (voxels / 2)
-        if config.l2:
-            square = torch.stack([w.square().sum() for w in weights]).sum()
-            objective = objective + config.l2 / (2 * world * len(loss_B)) * square
-        state.optimizer.zero_grad(set_to_none=True)
-        objective.backward()  # type: ignore[no-untyped-call]
+    groups = iter(batches)
+    while limit is None or limit > 0:
+        began = time.monotonic()
+        group = list(islice(groups, config.accumulate))
+        waited = time.monotonic() - began
+        if not group:
+            break
+        rate = config.learning_rate * rate_factor(config, state.step, total_steps)
+        for parameters in state.optimizer.param_groups:
+            parameters["lr"] = rate
+        buffers = [b.clone() for b in state.model.buffers()] if config.on_nonfinite == "skip" else []
+        mean, crystals = _gradients(state, group, objective, network, rank, world)
+        sound = _is_sound(state, buffers)
+        if sound:
+            state.optimizer.step()
+            if state.averaged is not None:
+                assert config.ema is not None
+                average_into(state.averaged, state.model, config.ema, state.step - state.skipped + 1)
+        state.step += 1
+        state.skipped += not sound
+        here = state.cursor
+        state.cursor = replace(
+            here,
+            steps=here.steps + 1,
+            batches=here.batches + len(group),
+            crystals=here.crystals + world * crystals,
+            loss=Mean(here.loss.total + mean.total, here.loss.count + mean.count),
+            skipped=here.skipped + (not sound),
+            in_a_row=0 if sound else here.in_a_row + 1,
+            waited=here.waited + waited,
+            seconds=here.seconds + time.monotonic() - began,
+        )
+        if state.cursor.in_a_row >= config.max_nonfinite:
+            raise NonFiniteLossError(
+                f"{config.max_nonfinite} steps in a row gave a loss or a gradient that is not finite, the last in "
+                f"epoch {state.epoch + 1}, at step {state.cursor.steps}: lower train.learning_rate (now "
+                f"{config.learning_rate:g}) or set train.gradient_clip"
+            )
+        if limit is not None:
+            limit -= 1
+        if after_step:
+            after_step(state.cursor.loss)
+    return state.cursor.loss
+
+
+def _gradients(
+    state: TrainingState, group: list[Any], objective: Objective, network: Network, rank: int, world: int
+) -> tuple[Mean, int]:
+    """Gradients of one step, from the batches of `group`; the mean of its finite losses, and its crystals."""
+    config = state.config
+    weights = [p for p in state.model.parameters() if p.ndim > 1]
+    crystals = sum(len(batch.ids) for batch in group)
+    mean = Mean()
+    state.optimizer.zero_grad(set_to_none=True)
+    for i, batch in enumerate(group):
+        # gradients are summed over the workers once a step
+        waits = i + 1 < len(group) and hasattr(state.network, "no_sync")
+        with state.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            generator = _generator(state, state.epoch + 1, state.cursor.batches + i, rank)
+            loss_B = objective.losses(state, batch, network, generator=generator, training=True)
+            voxels = math.prod(batch.shape) if config.model.kind == "mlp" else 1
+            minimised = loss_B.mean() * (voxels / 2 * (len(loss_B) / crystals))
+            if config.l2 and i + 1 == len(group):
+                square = torch.stack([w.square().sum() for w in weights]).sum()
+                minimised = minimised + config.l2 / (2 * world * crystals) * square
+            if config.on_nonfinite == "skip":
+                # all gradients must be bad where a loss is, for by them the workers agree on what to skip
+                minimised = minimised * torch.where(loss_B.isfinite().all(), 1.0, torch.nan)
+            minimised.backward()  # type: ignore[no-untyped-call]
         value = loss_B.detach().double().sum().item()
-        if not np.isfinite(value):
-            raise NonFiniteLossError(_diagnosis(state, batch, loss_B, f"at step {step}"))
-        state.optimizer.step()
-        total = Mean(total.total + value, total.count + len(loss_B))
-        if on_step:
-            on_step(step, total)
-    return total
+        if np.isfinite(value):
+            mean = Mean(mean.total + value, mean.count + len(loss_B))
+        elif config.on_nonfinite == "stop":
+            raise NonFiniteLossError(_diagnosis(state, batch, loss_B, f"at step {state.cursor.steps + 1}"))
+    return mean, crystals
+
+
+def _is_sound(state: TrainingState, buffers: list[Tensor]) -> bool:
+    """Clip the gradients; where steps may be skipped, undo what a bad one did and say so."""
+    config = state.config
+    skips = config.on_nonfinite == "skip"
+    if config.gradient_clip is None and not skips:
+        return True
+    parameters = list(state.model.parameters())
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip or math.inf)
+    if not skips or bool(norm.isfinite()):
+        return True
+    with torch.no_grad():
+        for buffer, before in zip(state.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    return False
 
 
 @torch.no_grad()
-def validate(state: TrainingState, batches: Iterable[Batch]) -> Mean:
-    """The loss without training."""
+def validate(
+    state: TrainingState,
+    batches: Iterable[Any],
+    *,
+    objective: Objective | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Mean:
+    """The loss of the weights that will be used, without training."""
+    config = state.config
+    objective = objective or objective_of(config)
     total = Mean()
     # not `network`: DDP has nothing to add where there are no gradients
-    state.model.eval()
-    for batch in batches:
-        loss_B = _losses(state, batch, state.model)
-        value = loss_B.double().sum().item()
-        if not np.isfinite(value):
+    state.to_use.eval()
+    network = state.autocast(state.to_use)
+    for i, batch in enumerate(batches):
+        generator = _generator(state, 0, rank + i * world, 0)
+        loss_B = objective.losses(state, batch, network, generator=generator, training=False)
+        finite = loss_B.isfinite()
+        if config.on_nonfinite == "stop" and not bool(finite.all()):
             raise NonFiniteLossError(_diagnosis(state, batch, loss_B, "in validation"))
-        total = Mean(total.total + value, total.count + len(loss_B))
+        total = Mean(total.total + loss_B[finite].double().sum().item(), total.count + int(finite.sum()))
     return total
 
 
@@ -158,15 +330,9 @@ def predict(model: nn.Module, meta: ModelMeta, batches: Iterable[Amplitudes]) ->
         yield (uncentred(y_BDHW) * scale_B[:, None, None, None]).cpu().numpy()
 
 
-def _losses(state: TrainingState, batch: Batch, network: nn.Module | None = None) -> Tensor:
-    a_BDHK = torch.tensor(batch.amplitude, device=state.device)
-    scale_B = density_scale(a_BDHK, batch.shape, torch.tensor(batch.volume, device=state.device))
-    # a crystal with no reflection but 000 within the resolution has no scale
-    scale_B = torch.where(scale_B > 0, scale_B, 1.0)
-    target_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device) / scale_B[:, None, None, None]
-    x_BCDHW = network_input(state.config.input, a_BDHK, batch.shape)
-    y_BCDHW = (network or state.network)(x_BCDHW)
-    return LOSSES[state.config.loss](uncentred(y_BCDHW[:, 0]), target_BDHW)
+def _generator(state: TrainingState, *where: int) -> torch.Generator:
+    seed = np.random.SeedSequence([state.seed, *where]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device=state.device).manual_seed(int(seed))
 
 
 def _diagnosis(state: TrainingState, batch: Batch, loss_B: Tensor, where: str) -> str:

@@ -52,6 +52,17 @@ class TrainingData(Protocol):
 
     def count(self, split: str) -> int: ...
     def batches(
-        self, split: str, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1, shuffle: bool = True
-    ) -> Iterator[Any]: ...
-    def steps(self, split: str, batch_size: int, world: int = 1) -> int: ...
+        self, split: str, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1,
+        shuffle: bool = True, voxels: int | None = None, skip: int = 0,
+    ) -> Iterator[Any]:  # fmt: skip
+        """Batches of one grid shape each; every rank gets equally many, of equal size, in the order of (seed, epoch).
+
+        With `voxels` a batch has so many grid points in place of `batch_size` crystals. `skip` crystals,
+        counted over all ranks, are left out at the beginning: the batches are those that come after.
+        """
+
+    def steps(
+        self, split: str, batch_size: int, world: int = 1, *, voxels: int | None = None, seed: int | None = None,
+        epoch: int = 0, skip: int = 0,
+    ) -> int:  # fmt: skip
+        """Batches that a rank gets of `batches`; without a seed, of the unshuffled data."""

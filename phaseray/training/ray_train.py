@@ -157,7 +157,9 @@ def _best(summary: TrainResult) -> str:
 def _opening(name: str, config: TrainConfig, data: TrainingData) -> str:
     with torch.device("meta"):
         numbers = parameter_count(build_model(config.model, next(iter(data.shapes))))
-    workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
+    most = config.workers if isinstance(config.workers, int) else config.workers[1]
+    few = f"{config.least_workers} to " if most > config.least_workers else ""
+    workers = f"{few}{most} worker{'s' if most > 1 else ''}"
     return (
         f"{name}: {numbers:,} parameters, {data.count('train'):,} crystals to train on and {data.count('val'):,} "
         f"to validate with; starting {workers} (takes some 10 s)"
@@ -167,18 +169,23 @@ def _opening(name: str, config: TrainConfig, data: TrainingData) -> str:
 def _key(config: TrainConfig, data: TrainingData, seed: int) -> str:
     """Trainings of one key differ only in how long and on what they run: one may go on with the other."""
     how_long_and_where = {
-        "epochs", "max_minutes", "workers", "use_gpu", "threads_per_worker", "max_failures", "seed"
+        "epochs", "max_minutes", "early_stopping", "workers", "use_gpu", "threads_per_worker", "compile",
+        "max_failures", "checkpoint_every_steps", "keep_best", "seed",
     }  # fmt: skip
+    if config.schedule != "constant":
+        # the learning rate of every step depends on how many there are to be
+        how_long_and_where -= {"epochs"}
     return digest(config.model_dump(mode="json", exclude=how_long_and_where), data.digest, seed)
 
 
 def _check_resources(config: TrainConfig, private: bool, progress: Callable[[str], None]) -> None:
     """Ray would wait for ever for what a private cluster will never have."""
     have = ray.cluster_resources()
-    wanted = {"CPU": config.workers, **({"GPU": config.workers} if config.use_gpu else {})}
+    least = config.least_workers
+    wanted = {"CPU": least, **({"GPU": least} if config.use_gpu else {})}
     for kind, count in wanted.items():
         if have.get(kind, 0) < count:
-            lack = f"train.workers={config.workers} needs {count} {kind}s, and Ray has {have.get(kind, 0):g}"
+            lack = f"train.workers={least} needs {count} {kind}s, and Ray has {have.get(kind, 0):g}"
             if private:
                 advice = "set train.use_gpu=false" if kind == "GPU" else "lower train.workers, or raise ray.num_cpus"
                 raise ValueError(f"{lack}: {advice}")

@@ -8,38 +8,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from phaseray.config import TrainConfig
 from phaseray.diffraction.grid import Shape
 from phaseray.models import build_model
 from phaseray.training import checkpoint
+from phaseray.training.averaging import averaged_copy
 from phaseray.training.checkpoint import ModelMeta
+from phaseray.training.history import Cursor, Epoch
 from phaseray.training.protocols import TrainingData
 
 __all__ = ["Epoch", "TrainingState", "check_trainable"]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the history. Losses are means over crystals, the squared error without halves or penalties."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float | None
-    seconds: float
-
-    @property
-    def score(self) -> float:
-        """What the best epoch has least of: the validation loss, or where nothing is held out the training loss."""
-        return self.train_loss if self.val_loss is None else self.val_loss
 
 
 @dataclass
 class TrainingState:
     """Everything that changes in training, and what it must not be parted from.
 
-    `network` is what is called: the model itself, or DDP around it.
+    Attributes
+    ----------
+    network : what is called in training: the model itself, compiled or not, or DDP around it
+    averaged : the running mean of the model's weights, where there is to be one
+    epoch, step, skipped : epochs and steps done, and steps of these that were left out
+    cursor : how far the epoch after `epoch` has come
     """
 
     model: nn.Module
@@ -49,7 +41,11 @@ class TrainingState:
     seed: int
     dataset_digest: str
     d_min: float
+    averaged: nn.Module | None = None
     epoch: int = 0
+    step: int = 0
+    skipped: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
     seconds: float = 0.0
     history: list[Epoch] = field(default_factory=list)
     network: nn.Module = None  # type: ignore[assignment]
@@ -57,7 +53,31 @@ class TrainingState:
 
     def __post_init__(self) -> None:
         if self.network is None:
-            self.network = self.model
+            self.call(self.model)
+        if self.config.ema is not None and self.averaged is None:
+            self.averaged = averaged_copy(self.model)
+
+    def call(self, network: nn.Module) -> None:
+        """What is called in training from now on."""
+        compiled: Any = torch.compile(network) if self.config.compile else network
+        self.network = compiled
+
+    @property
+    def to_use(self) -> nn.Module:
+        """The weights that are validated and handed out: the mean, where there is one."""
+        return self.model if self.averaged is None else self.averaged
+
+    def autocast(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """`network` in the configured precision; what it gives is float32."""
+        if self.config.precision == "float32":
+            return network
+
+        def lowered(x: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                y: Tensor = network(x)
+            return y.float()
+
+        return lowered
 
     @classmethod
     def fresh(
@@ -77,11 +97,12 @@ class TrainingState:
     def meta(self) -> ModelMeta:
         return ModelMeta(
             self.config, self.shape, self.seed, self.epoch, self.dataset_digest, self.d_min, self.seconds,
-            tuple(vars(e) for e in self.history),
+            tuple(vars(e) for e in self.history), self.step, self.skipped, self.cursor,
         )  # fmt: skip
 
     def save(self, folder: str | Any) -> None:
-        checkpoint.save(folder, self.model, self.meta, self.optimizer)
+        unaveraged = None if self.averaged is None else self.model
+        checkpoint.save(folder, self.to_use, self.meta, self.optimizer, unaveraged)
 
     def restore(self, folder: str | Any) -> None:
         """Go on from a checkpoint of the same network and data.
@@ -95,13 +116,20 @@ class TrainingState:
         for name, ours, theirs in (
             ("model", self.config.model, meta.config.model),
             ("optimizer", self.config.optimizer, meta.config.optimizer),
+            ("ema", self.config.ema is None, meta.config.ema is None),
             ("data set", self.dataset_digest, meta.dataset_digest),
         ):
             if ours != theirs:
                 raise checkpoint.CheckpointError(f"{folder} was made with another {name} ({theirs}, not {ours})")
-        self.model.load_state_dict(model.state_dict())
+        self.to_use.load_state_dict(model.state_dict())
+        if self.averaged is not None:
+            self.model.load_state_dict(checkpoint.load_unaveraged(folder))
         checkpoint.load_optimizer(folder, self.optimizer)
+        for group in self.optimizer.param_groups:
+            # what is tuned may have changed in between
+            group |= {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
         self.epoch, self.seconds = meta.epoch, meta.seconds
+        self.step, self.skipped, self.cursor = meta.step, meta.skipped, meta.cursor
         self.history = [Epoch(**e) for e in meta.history]
 
 

@@ -16,7 +16,8 @@ from ray.train.torch import get_device, prepare_model
 from phaseray.config import TrainConfig
 from phaseray.pipeline.cluster import quiet
 from phaseray.tracking import Run
-from phaseray.training.loop import Mean, fit, predict
+from phaseray.training.history import Mean
+from phaseray.training.loop import fit, predict, steps_per_epoch
 from phaseray.training.protocols import TrainingData
 from phaseray.training.state import TrainingState
 
@@ -48,8 +49,8 @@ def work(received: dict[str, Task]) -> None:
     if before:
         with before.as_directory() as folder:
             state.restore(folder)
-    state.network = prepare_model(state.model, parallel_strategy="ddp" if world > 1 else None)
-    teller = _Teller(task, state, data.steps("train", config.batch_size, world)) if rank == 0 else None
+    state.call(prepare_model(state.model, parallel_strategy="ddp" if world > 1 else None))
+    teller = _Teller(task, state, steps_per_epoch(state, data, world)) if rank == 0 else None
 
     def on_epoch(state: TrainingState) -> None:
         line = state.history[-1]
@@ -127,7 +128,7 @@ def _sections(state: TrainingState, batch: Any) -> np.ndarray:
     """(H, W, 3) uint8: a section of the truth beside that of the prediction, a row a crystal, atoms outlined."""
     from phaseray.evaluation.map_figures import comparison_image
 
-    (predicted,) = predict(state.model, state.meta, [batch])
+    (predicted,) = predict(state.to_use, state.meta, [batch])
     rows = [
         comparison_image(*atoms_and_maps, aligned=state.config.loss == "mse_any_origin")
         for atoms_and_maps in zip(batch.density, predicted, batch.cell, batch.positions, batch.numbers, strict=True)

@@ -20,6 +20,7 @@ from phaseray.evaluation.metrics import correlation_maps
 from phaseray.pipeline.cluster import quiet
 from phaseray.pipeline.loading import Dataset, open_dataset
 from phaseray.pipeline.storage import read_json, write_json
+from phaseray.tracking.system import system_metrics
 from phaseray.training import checkpoint
 from phaseray.training.checkpoint import ModelMeta
 from phaseray.training.loop import fit, predict
@@ -49,7 +50,7 @@ def run_trial(task: Trial, sampled: Mapping[str, Any]) -> None:
     quiet()
     config = training(task.config, sampled.get("point", sampled))
     place = task.place(tune.get_context().get_trial_id())
-    if config.workers > 1:
+    if config.workers != 1:
         _train_on_workers(task, config, place)
         return
     torch.set_num_threads(config.threads_per_worker or max(1, math.floor(task.config.cpus_per_trial)))
@@ -61,12 +62,9 @@ def run_trial(task: Trial, sampled: Mapping[str, Any]) -> None:
     if before:
         with before.as_directory() as folder:
             state.restore(folder)
-        # those of the checkpoint belong to another trial where pbt has taken it over
-        for group in state.optimizer.param_groups:
-            group["lr"], group["weight_decay"] = config.learning_rate, config.weight_decay
 
     def on_epoch(state: TrainingState) -> None:
-        metrics = _measured(task, state.model, state.meta, data, place)
+        metrics = _measured(task, state.to_use, state.meta, data, place)
         with tempfile.TemporaryDirectory() as folder:
             state.save(folder)
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -109,6 +107,7 @@ def _measured(
         "val/loss": line["val_loss"],
         "val/map_cc": agreement,
         "time/epoch_s": line["seconds"],
+        **system_metrics(),
         "best/map_cc": best["map_cc"],
         "best/val_loss": best["val_loss"],
         "best/epoch": best["epoch"],

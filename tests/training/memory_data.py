@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -73,22 +74,32 @@ class MemoryData:
     def count(self, split: str) -> int:
         return sum(len(b.ids) for b in self.splits.get(split, []))
 
-    def steps(self, split: str, batch_size: int, world: int = 1) -> int:
-        return sum(-(-len(b.ids) // (batch_size * world)) for b in self.splits.get(split, []))
+    def steps(
+        self, split: str, batch_size: int, world: int = 1, *, voxels: int | None = None, seed: int | None = None,
+        epoch: int = 0, skip: int = 0,
+    ) -> int:  # fmt: skip
+        return len(list(self._dealt(split, batch_size, 0, epoch, 0, world, False, voxels, skip)))
 
     def batches(
-        self, split: str, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1, shuffle: bool = True
-    ) -> Iterator[MemoryBatch]:
+        self, split: str, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1,
+        shuffle: bool = True, voxels: int | None = None, skip: int = 0,
+    ) -> Iterator[MemoryBatch]:  # fmt: skip
+        for group, mine in self._dealt(split, batch_size, seed, epoch, rank, world, shuffle, voxels, skip):
+            yield MemoryBatch(
+                group.shape,
+                [group.ids[i] for i in mine],
+                *(getattr(group, name)[mine] for name in ("amplitude", "density", "volume", "cell")),
+                numbers=[group.numbers[i] for i in mine],
+                positions=[group.positions[i] for i in mine],
+            )
+
+    def _dealt(self, split, batch_size, seed, epoch, rank, world, shuffle, voxels, skip):
         for group in self.splits.get(split, []):
+            size = (max(1, voxels // math.prod(group.shape)) if voxels else batch_size) * world
             order = np.arange(len(group.ids))
             if shuffle:
                 order = np.random.default_rng([seed, epoch]).permutation(order)
-            for start in range(0, len(order), batch_size * world):
-                mine = order[start : start + batch_size * world][rank::world]
-                yield MemoryBatch(
-                    group.shape,
-                    [group.ids[i] for i in mine],
-                    *(getattr(group, name)[mine] for name in ("amplitude", "density", "volume", "cell")),
-                    numbers=[group.numbers[i] for i in mine],
-                    positions=[group.positions[i] for i in mine],
-                )
+            left = order[skip:]
+            skip = max(0, skip - len(order))
+            for start in range(0, len(left), size):
+                yield group, left[start : start + size][rank::world]

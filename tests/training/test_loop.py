@@ -203,7 +203,8 @@ def test_the_batch_of_a_worker_is_its_share():
 
 
 def test_history_lines_are_plain():
-    assert vars(Epoch(1, 0.5, None, 2.0)) == {"epoch": 1, "train_loss": 0.5, "val_loss": None, "seconds": 2.0}
+    line = {"epoch": 1, "train_loss": 0.5, "val_loss": None, "seconds": 2.0, "steps": 8, "skipped": 0}
+    assert vars(Epoch(1, 0.5, None, 2.0, 8)) == {**line, "data_wait": None}
 
 
 def test_the_input_kind_is_the_configured_one():

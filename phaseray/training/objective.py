@@ -1,0 +1,66 @@
+"""What is minimised: one number a crystal, of a batch and a network. The loop knows nothing else of the task.
+
+Legend: B crystals, C channels, D H W the sides of the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from phaseray.config import TrainConfig
+from phaseray.training.inputs import density_scale, network_input, uncentred
+from phaseray.training.losses import LOSSES
+from phaseray.training.protocols import Batch
+from phaseray.training.state import TrainingState
+
+__all__ = ["Network", "Objective", "RegressionObjective", "objective_of"]
+
+Network = Callable[[Tensor], Tensor]
+
+
+class Objective(Protocol):
+    """One task."""
+
+    def losses(
+        self, state: TrainingState, batch: Any, network: Network, *, generator: torch.Generator, training: bool
+    ) -> Tensor:
+        """(B,) losses of the batch's crystals, float32.
+
+        Parameters
+        ----------
+        state : its `device` and `config`; must not be changed
+        batch : as `TrainingData.batches` gives them
+        network
+            What to call: in training DDP where there are several workers, in validation the weights that
+            will be used. It runs in the configured precision and gives float32.
+        generator
+            On the state's device, and the only source of chance. It begins anew with every batch, from (seed,
+            epoch, batch, worker), so that a training that goes on draws what it would have drawn; in
+            validation from (seed, batch), the same at every epoch and for any number of workers.
+        training : False in validation, where there are no gradients
+        """
+
+
+class RegressionObjective:
+    """Densities in units of their rms deviation, from measured amplitudes, in one go."""
+
+    def losses(
+        self, state: TrainingState, batch: Batch, network: Network, *, generator: torch.Generator, training: bool
+    ) -> Tensor:
+        a_BDHK = torch.tensor(batch.amplitude, device=state.device)
+        scale_B = density_scale(a_BDHK, batch.shape, torch.tensor(batch.volume, device=state.device))
+        # a crystal with no reflection but 000 within the resolution has no scale
+        scale_B = torch.where(scale_B > 0, scale_B, 1.0)
+        density_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device)
+        target_BDHW = density_BDHW / scale_B[:, None, None, None]
+        y_BCDHW = network(network_input(state.config.input, a_BDHK, batch.shape))
+        return LOSSES[state.config.loss](uncentred(y_BCDHW[:, 0]), target_BDHW)
+
+
+def objective_of(config: TrainConfig) -> Objective:
+    """The task of a configuration."""
+    return RegressionObjective()

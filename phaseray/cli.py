@@ -96,10 +96,25 @@ def train(
 
 
 @app.command()
+def tune(
+    dataset: Annotated[Path, typer.Option(help="Folder that generate wrote.")],
+    out: Out,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Search over trainings with Ray Tune; a sweep of the same folder goes on where it stopped."""
+    from phaseray.config import load
+    from phaseray.tables import print_sweep
+    from phaseray.tuning.sweep import tune as run
+
+    print_sweep(run(load(config, overrides), dataset, out))
+
+
+@app.command()
 def evaluate(
     dataset: Annotated[Path, typer.Option(help="Folder that generate wrote.")],
     out: Out,
-    model: Annotated[list[str], typer.Option(help="NAME=FOLDER of a trained model; may be repeated.")] = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="NAME=FOLDER of a trained model, or its URI in MLflow; may be repeated.")] = [],  # noqa: B006
     config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -111,9 +126,11 @@ def evaluate(
     models = {}
     for item in model:
         key, separator, folder = item.partition("=")
-        if not separator:
-            raise ConfigError(f"--model reads NAME=FOLDER, not {item!r}")
-        models[key] = Path(folder)
+        if item.startswith(("models:/", "runs:/")):
+            key, folder = item.partition(":/")[2].strip("/").replace("/", "-"), item
+        elif not separator:
+            raise ConfigError(f"--model reads NAME=FOLDER or a URI such as models:/phaseray-unet@champion, not {item!r}")
+        models[key] = folder
     print_scores(run(load(config, overrides), dataset, models, out))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -74,6 +76,37 @@ def print_scores(summary: Mapping[str, Any]) -> None:
     console.print(f"report: {summary['report']}", soft_wrap=True)
 
 
+def print_sweep(summary: Mapping[str, Any]) -> None:
+    """The best trials and the base ones; then what was written where."""
+    trials = json.loads((Path(summary["out"]) / "trials.json").read_text(encoding="utf-8"))
+    counts = ", ".join(f"{n} {status}" for status, n in summary["statuses"].items() if n)
+    table = Table(
+        title=f"{summary['trials']} trials ({counts}) in {summary['seconds']:.0f} s, by {summary['metric']} of "
+        "validation crystals",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.add_column("trial")
+    for label in ("map cc", "val loss", "best epoch", "epochs", "s"):
+        table.add_column(label, justify="right")
+    table.add_column("")
+    for place, trial in enumerate(trials):
+        if place >= _TRIALS and not trial["base"]:
+            continue
+        best = "–" if trial["best_epoch"] is None else f"{trial['best_epoch']:g}"
+        table.add_row(
+            trial["name"], _number(trial["map_cc"], 3), _number(trial["val_loss"], 3), best,
+            f"{trial['epochs']}/{trial['of']}", f"{trial['seconds']:.0f}",
+            ", ".join(word for word in ("base" if trial["base"] else "", trial["status"]) if word),
+        )  # fmt: skip
+    console = _console()
+    console.print(table)
+    console.print(f"best config: {summary['best_config']}  (phaseray train --config takes it)", soft_wrap=True)
+    console.print(f"best model:  {summary['model']}", soft_wrap=True)
+    if "registered" in summary:
+        console.print(f"MLflow:      models:/{summary['registered']}", soft_wrap=True)
+
+
 def print_inspection(summary: Mapping[str, Any]) -> None:
     """What `inspect` found, on one screen: counts, bars, rejections."""
     from phaseray.evaluation.dataset_report import LABELS, facts, span
@@ -106,6 +139,7 @@ def print_inspection(summary: Mapping[str, Any]) -> None:
     console.print(f"report: {summary['report']}", soft_wrap=True)
 
 
+_TRIALS = 10
 _BAR_ROWS = 8
 _CODES = 6
 _FOLDED = ("Space group", "Crystals with")  # names, of which the rarest may be left out; ranges are all shown

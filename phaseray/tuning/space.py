@@ -15,7 +15,7 @@ import optuna
 
 from phaseray.config import Choice, Domain, LogUniform, RandInt, TrainConfig, TuneConfig
 
-__all__ = ["Suggest", "base_points", "distribution", "encoded", "random_points", "sampler", "trial_name", "training"]
+__all__ = ["Suggest", "base_points", "distribution", "encoded", "random_points", "sampler", "training", "trial_name"]
 
 Point = Mapping[str, Any]
 

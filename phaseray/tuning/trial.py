@@ -23,12 +23,14 @@ from phaseray.pipeline.storage import read_json, write_json
 from phaseray.tracking.system import system_metrics
 from phaseray.training import checkpoint
 from phaseray.training.checkpoint import ModelMeta
-from phaseray.training.loop import fit, predict
+from phaseray.training.loop import NonFiniteLossError, fit, predict
 from phaseray.training.ray_train import train
 from phaseray.training.state import TrainingState
 from phaseray.tuning.space import training
 
 __all__ = ["Trial", "map_cc", "run_trial"]
+
+WORST = -1e9  # of a trial that diverged in its first epoch
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,13 @@ def run_trial(task: Trial, sampled: Mapping[str, Any]) -> None:
             state.save(folder)
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    fit(state, data, on_epoch=on_epoch)
+    try:
+        fit(state, data, on_epoch=on_epoch)
+    except NonFiniteLossError:
+        # reported, so that the search learns to keep away; as a failure it would tell nothing
+        best = read_json(place / "best.json") if (place / "best.json").exists() else {"score": WORST}
+        last = {"epoch": state.epoch, "percent": 100, "score": best["score"], "now": WORST, "diverged": 1}
+        tune.report(last)
 
 
 def map_cc(model: torch.nn.Module, meta: ModelMeta, data: Dataset, most: int) -> float:

@@ -114,7 +114,9 @@ def tune(
 def evaluate(
     dataset: Annotated[Path, typer.Option(help="Folder that generate wrote.")],
     out: Out,
-    model: Annotated[list[str], typer.Option(help="NAME=FOLDER of a trained model, or its URI in MLflow; may be repeated.")] = [],  # noqa: B006
+    model: Annotated[
+        list[str], typer.Option(help="NAME=FOLDER of a trained model, or its URI in MLflow; may be repeated.")
+    ] = [],  # noqa: B006
     config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -129,7 +131,9 @@ def evaluate(
         if item.startswith(("models:/", "runs:/")):
             key, folder = item.partition(":/")[2].strip("/").replace("/", "-"), item
         elif not separator:
-            raise ConfigError(f"--model reads NAME=FOLDER or a URI such as models:/phaseray-unet@champion, not {item!r}")
+            raise ConfigError(
+                f"--model reads NAME=FOLDER or a URI such as models:/phaseray-unet@champion, not {item!r}"
+            )
         models[key] = folder
     print_scores(run(load(config, overrides), dataset, models, out))
 

@@ -57,7 +57,9 @@ def evaluate(
     data = open_dataset(dataset)
     told = command or _command(data, models, Path(out), config.evaluate.split)
     with tempfile.TemporaryDirectory() as fetched:
-        folders = {name: _folder(config, model, Path(fetched, str(i))) for i, (name, model) in enumerate(models.items())}
+        folders = {
+            name: _folder(config, model, Path(fetched, str(i))) for i, (name, model) in enumerate(models.items())
+        }
         return _evaluate(config, data, folders, Path(out), title, paragraphs, told)
 
 

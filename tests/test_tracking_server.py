@@ -23,6 +23,7 @@ from phaseray.models import build_model
 from phaseray.tracking import fetch_model, outbox, prepare, send_waiting
 from phaseray.training import checkpoint
 from phaseray.training.checkpoint import ModelMeta
+from tests.shards import write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -145,7 +146,9 @@ def test_what_the_server_refuses_is_said_and_stops_nothing(
     assert not Path(run.outbox).exists()
 
 
-def test_a_registered_model_is_evaluated_by_its_alias(server: Server, tmp_path: Path, trained: Path):
+def test_a_registered_model_is_evaluated_by_its_alias(
+    server: Server, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+):
     run = prepare(TrackingConfig(uri=server.uri), tmp_path).start("unet")
     network, meta = checkpoint.load_checkpoint(trained)
     files = [trained / "model.safetensors", trained / "model.json"]
@@ -158,54 +161,12 @@ def test_a_registered_model_is_evaluated_by_its_alias(server: Server, tmp_path: 
         np.testing.assert_array_equal(again.state_dict()[name], value)
     with pytest.raises(ConfigError, match="no-such"):
         fetch_model("models:/no-such@champion", tracking, tmp_path / "none")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match=r"tracking\.uri"):
         fetch_model("models:/phaseray-unet@champion", TrackingConfig(), tmp_path / "none")
 
-    shards = _shards(tmp_path)
+    shards = write_shards(tmp_path / "shards", {"test": 4})
     config = Config(tracking=tracking)
     summary = evaluate(config, shards, {"champion": "models:/phaseray-unet@champion"}, tmp_path / "scores")
     assert summary["models"]["champion"]["n"] == summary["n_crystals"] > 0
     assert json.loads((tmp_path / "scores" / "summary.json").read_text()) == summary
-
-
-def _shards(folder: Path) -> Path:
-    """Four test crystals on 8 x 8 x 8 points to 2 Å, written without Ray."""
-    import pyarrow as pa
-
-    from phaseray.diffraction.maps import density_from_half_grid
-    from phaseray.diffraction.structure_factors import structure_factor_grid
-    from phaseray.pipeline.storage import write_json, write_table
-    from phaseray.sources.prototypes import prototype
-
-    shape, d_min = (8, 8, 8), 2.0
-    rows = []
-    for i in (0, 20, 40, 60):
-        crystal = prototype(i).with_default_u_iso(0.02)
-        f = structure_factor_grid(crystal, shape, d_min)
-        rows.append((crystal, np.abs(f), density_from_half_grid(f, shape, crystal.volume)))
-
-    def tensor(grids: list[np.ndarray]) -> pa.Array:
-        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(np.stack(grids), dtype=np.float32))
-
-    table = pa.table(
-        {
-            "id": [c.id for c, _, _ in rows],
-            "amplitude": tensor([a for _, a, _ in rows]),
-            "density": tensor([d for _, _, d in rows]),
-            "volume": [c.volume for c, _, _ in rows],
-            "cell": pa.array([list(c.cell) for c, _, _ in rows], pa.list_(pa.float64(), 6)),
-            "numbers": [c.numbers.tolist() for c, _, _ in rows],
-            "positions": pa.array(
-                [c.positions.tolist() for c, _, _ in rows], pa.list_(pa.list_(pa.float64(), 3))
-            ),
-            "formula": [c.reduced_formula for c, _, _ in rows],
-            "space_group": pa.array([None] * 4, pa.string()),
-        }
-    )  # fmt: skip
-    file = "split=test/shape=8x8x8/part-00000.parquet"
-    write_table(folder / "shards" / file, table)
-    files = [{"file": file, "split": "test", "shape": list(shape), "rows": 4}]
-    split = {"train": 0, "val": 0, "test": 4}
-    info = {"dataset_digest": "0123456789abcdef", "d_min": d_min, "split": split, "shapes": {"8x8x8": 4}}
-    write_json(folder / "shards" / "dataset.json", {**info, "files": files})
-    return folder / "shards"

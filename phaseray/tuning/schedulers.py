@@ -32,7 +32,7 @@ def scheduler(config: TuneConfig, seed: int) -> TrialScheduler:
     return FIFOScheduler()
 
 
-class _SparingTheBase(ASHAScheduler):
+class _SparingTheBase(ASHAScheduler):  # type: ignore[misc]
     """ASHA that lets the base trials come to their end, as what all others are compared with."""
 
     config: TuneConfig | None = None
@@ -44,7 +44,7 @@ class _SparingTheBase(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if self.config and is_base(self.config, trial.config.get("point", trial.config)):
-            return self.CONTINUE
+            return str(self.CONTINUE)
         return decision
 
 

@@ -111,6 +111,16 @@ def tune(
 
 
 @app.command()
+def poster(out: Out, config: ConfigFile = None, overrides: Overrides = []) -> None:  # noqa: B006
+    """The experiment that phaseray starts from, and the same with one remedy at a time."""
+    from phaseray.config import load
+    from phaseray.poster import poster as run
+    from phaseray.tables import print_poster
+
+    print_poster(run(load(config, overrides), out))
+
+
+@app.command()
 def evaluate(
     dataset: Annotated[Path, typer.Option(help="Folder that generate wrote.")],
     out: Out,

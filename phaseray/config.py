@@ -29,8 +29,8 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
 __all__ = [
     "Choice", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig", "IngestConfig",
-    "Limits", "LogUniform", "MlpConfig", "ModelConfig", "RandInt", "RayConfig", "SearchSpace", "Source", "SpacingGrid",
-    "SplitConfig", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform", "digest", "load", "shipped",
+    "Limits", "LogUniform", "MlpConfig", "ModelConfig", "PosterConfig", "RandInt", "RayConfig", "SearchSpace",
+    "Source", "SpacingGrid", "SplitConfig", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform", "digest", "load", "shipped",
     "to_yaml",
 ]  # fmt: skip
 
@@ -239,7 +239,12 @@ ModelConfig = Annotated[MlpConfig | UNetConfig, Field(discriminator="kind"), _ki
 
 class TrainConfig(_Section):
     model: ModelConfig = UNetConfig()
-    input: Literal["intensities", "amplitudes", "patterson", "zero_phase"] = "intensities"
+    input: Literal["intensities", "amplitudes", "patterson", "zero_phase", "intensities_over_max"] = "intensities"
+    target: Literal["sigma", "maximum", "absolute"] = Field(
+        default="sigma",
+        description="densities in units of their rms deviation, which amplitudes give; of their own maximum, which "
+        "nothing measured gives (the poster's); or e/Å³",
+    )
     loss: Literal["mse", "mse_any_origin"] = "mse"
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -464,6 +469,33 @@ class TuneConfig(_Section):
         return self
 
 
+class PosterConfig(_Section):
+    """The poster's experiment, and the same with one thing changed at a time.
+
+    All trainings take equally many steps (`epochs` times `steps_per_epoch`), so that more crystals are not more
+    training. Without more words a variant is trained on the largest of `structures`.
+    """
+
+    structures: tuple[int, ...] = Field(default=(26, 54), min_length=1, description="crystals to train on")
+    source: str = Field(default="aflow/", description="beginning of the ids of those crystals, and of the judged ones")
+    models: dict[str, TrainConfig] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name to dotted keys of the training; structures: all for more data"
+    )
+    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+
+    @model_validator(mode="after")
+    def _every_variant_is_a_training(self) -> PosterConfig:
+        for name, changed in self.variants.items():
+            for model, base in self.models.items():
+                values = {key: value for key, value in changed.items() if key != "structures"}
+                try:
+                    SearchSpace(train=base).with_values(values)
+                except (ValidationError, KeyError) as error:
+                    raise ValueError(f"variants.{name} of {model}: {error}") from error
+        return self
+
+
 class EvaluateConfig(_Section):
     split: Literal["train", "val", "test"] = "test"
     max_crystals: int | None = Field(default=None, ge=1)
@@ -494,6 +526,7 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     models: dict[str, TrainConfig] = Field(default_factory=dict, description="named trainings, for `demo`")
     tune: TuneConfig = TuneConfig()
+    poster: PosterConfig = PosterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
 

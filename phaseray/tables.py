@@ -107,6 +107,51 @@ def print_sweep(summary: Mapping[str, Any]) -> None:
         console.print(f"MLflow:      models:/{summary['registered']}", soft_wrap=True)
 
 
+_POSTER = {
+    "map_cc": ("map_cc", 2),
+    "peak_at_origin": ("1: peak at origin", 2),
+    "origin_fraction": ("2: share of density there", 3),
+    "origin_fraction_cv": ("varies by", 2),
+    "density_ratio": ("3: total over true", 2),
+    "density_ratio_drawn": ("both by own maximum", 2),
+    "sameness": ("5: alike", 2),
+    "inversion_symmetry": ("inversion", 2),
+    "peak_distance": ("6: peak to atom, Å", 2),
+    "peak_distance_less_mean": ("less the pattern, Å", 2),
+    "peak_distance_random": ("at random, Å", 2),
+}
+
+
+def poster_table(summary: Mapping[str, Any]) -> str:
+    """Markdown: a row a model and variant, a column an observation; means over seeds, with their range."""
+    heads = ["network", "variant", "crystals", *(label for label, _ in _POSTER.values())]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for line in summary["lines"]:
+        cells = [line["model"], line["variant"], str(line["structures"] or "")]
+        for key, (_, digits) in _POSTER.items():
+            text = _number(line.get(key), digits)
+            low, high = line.get(f"{key} range", (0, 0))
+            if line["seeds"] > 1 and round(high - low, digits):
+                text += f" ({low:.{digits}f} to {high:.{digits}f})"
+            cells.append(text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def print_poster(summary: Mapping[str, Any]) -> None:
+    """The table, what was seen of the six observations, and where all of it is."""
+    console = _console()
+    print(poster_table(summary))
+    for model, told in summary["observations"].items():
+        console.print(Text(model, style="bold"))
+        for sentence in told:
+            console.print(Text(sentence))
+    console.print(
+        f"{summary['trained']} trainings judged on {summary['judged']} crystals, {summary['seconds']:.0f} s; report: "
+        f"{summary['report']}", soft_wrap=True,
+    )  # fmt: skip
+
+
 def print_inspection(summary: Mapping[str, Any]) -> None:
     """What `inspect` found, on one screen: counts, bars, rejections."""
     from phaseray.evaluation.dataset_report import LABELS, facts, span

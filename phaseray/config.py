@@ -30,8 +30,8 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 __all__ = [
     "Choice", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig", "IngestConfig",
     "Limits", "LogUniform", "MlpConfig", "ModelConfig", "PosterConfig", "RandInt", "RayConfig", "SearchSpace",
-    "Source", "SpacingGrid", "SplitConfig", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform", "digest", "load", "shipped",
-    "to_yaml",
+    "Source", "SpacingGrid", "SplitConfig", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform",
+    "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]

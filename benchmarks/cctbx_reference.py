@@ -43,7 +43,7 @@ def main(source: str, target: str) -> None:
         result = {}
         for algorithm in ("direct", "fft"):
             seconds = []
-            for _ in range(2):
+            for _ in range(3):
                 began = time.perf_counter()
                 f = wanted.structure_factors_from_scatterers(made, algorithm=algorithm).f_calc()
                 seconds.append(time.perf_counter() - began)

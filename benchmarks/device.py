@@ -19,8 +19,8 @@ import torch
 
 from phaseray import backend
 from phaseray.config import SyntheticSource, TrainConfig, UNetConfig
-from phaseray.diffraction.maps import density_from_half_grid
-from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.diffraction.batch import structure_factors_and_densities
+from phaseray.diffraction.maps import structure_factors_and_density
 from phaseray.models import build_model
 from phaseray.sources.synthetic import synthetic_crystal
 from phaseray.training.inputs import network_input
@@ -40,13 +40,15 @@ def seconds(function: Callable[[], Any], wait: Callable[[], Any], repeats: int) 
     return float(np.median(rounds[1:]))
 
 
-def kernel(xp: Any, n: int, d_min: float, crystals: list[Any]) -> float:
+def kernel(xp: Any, n: int, d_min: float, crystals: list[Any], batched: bool) -> float:
     shape = (n, n, n)
 
     def run() -> None:
-        for crystal in crystals:
-            f = structure_factor_grid(crystal, shape, d_min, xp=xp)
-            density_from_half_grid(f, shape, crystal.volume)
+        if batched:
+            structure_factors_and_densities(crystals, shape, d_min, xp=xp)
+        else:
+            for crystal in crystals:
+                structure_factors_and_density(crystal, shape, d_min, xp=xp)
 
     wait = xp.cuda.Device().synchronize if hasattr(xp, "cuda") else lambda: None
     return seconds(run, wait, 1) / len(crystals)
@@ -85,10 +87,13 @@ def main() -> None:
         crystals = [synthetic_crystal(source, 0, i) for i in range(40 if n == 32 else 6)]
         atoms = float(np.median([c.n_atoms for c in crystals]))
         for name, xp in (("NumPy", np), ("CuPy", gpu)):
-            if xp is not None:
-                ms = 1e3 * kernel(xp, n, d_min, crystals)
-                facts[f"kernel {label} {name} ms"] = round(ms, 3)
-                print(f"kernel, {label}, median {atoms:.0f} atoms, {name:6s} {ms:9.2f} ms a crystal", flush=True)
+            for batched in (False, True) if xp is not None else ():
+                how = "in a batch" if batched else "one by one"
+                ms = 1e3 * kernel(xp, n, d_min, crystals, batched)
+                facts[f"kernel {label} {name} {how} ms"] = round(ms, 3)
+                print(
+                    f"kernel, {label}, median {atoms:.0f} atoms, {name:6s}{how:11s}{ms:9.2f} ms a crystal", flush=True
+                )
     for device in ("cpu", "cuda"):
         if device == "cuda" and not torch.cuda.is_available():
             continue

@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from phaseray.diffraction.maps import density
     from phaseray.diffraction.structure_factors import structure_factors
     from phaseray.evaluation.metrics import map_cc
+    from phaseray.phasing.solve import Solution, solve_map
     from phaseray.sources.cif import read_cif
 
-__all__ = ["Crystal", "Rejection", "density", "map_cc", "read_cif", "structure_factors"]
+__all__ = ["Crystal", "Rejection", "Solution", "density", "map_cc", "read_cif", "solve_map", "structure_factors"]
 
 # Loaded on first use, so that `phaseray --help` and `import phaseray` stay fast.
 _HOME = {
     "Crystal": "phaseray.crystal",
     "Rejection": "phaseray.crystal",
+    "Solution": "phaseray.phasing.solve",
     "density": "phaseray.diffraction.maps",
     "map_cc": "phaseray.evaluation.metrics",
     "read_cif": "phaseray.sources.cif",
+    "solve_map": "phaseray.phasing.solve",
     "structure_factors": "phaseray.diffraction.structure_factors",
 }
 

@@ -167,6 +167,32 @@ def inspect(
         print_inspection(summary)
 
 
+@app.command()
+def benchmark_phasing(
+    out: Out,
+    crystals: Annotated[
+        str, typer.Option("--set", help="aflow, shared, measured, or list (the fixed hundred).")
+    ] = "aflow",
+    d_min: Annotated[list[float], typer.Option(help="Å; may be repeated.")] = [1.5],  # noqa: B006
+    methods: Annotated[str, typer.Option(help="With commas between.")] = "zero,charge_flipping",
+    path: Annotated[Path | None, typer.Option(help="Archive or folder of CIFs, or of measured sets.")] = None,
+    most: Annotated[int | None, typer.Option("--max", help="Crystals at most, spread over the set.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
+    seed: int = 0,
+    time_limit: Annotated[float, typer.Option(help="Seconds a method has for a crystal; 0: none.")] = 10.0,
+    starts: Annotated[int | None, typer.Option(help="Random beginnings; without: what suits the method.")] = None,
+) -> None:
+    """Methods of phasing beside each other on crystals whose truth is known: a table, cases.csv, a figure."""
+    from phaseray.benchmark_phasing import benchmark, print_benchmark
+
+    chosen = [m.strip() for m in methods.split(",") if m.strip()]
+    summary = benchmark(
+        crystals, d_min, chosen, out, path=path, most=most, workers=workers, seed=seed,
+        time_limit=time_limit or None, starts=starts,
+    )  # fmt: skip
+    print_benchmark(summary)
+
+
 @app.callback(invoke_without_command=True)
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:

@@ -28,10 +28,10 @@ from pydantic import (
 from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
 __all__ = [
-    "Choice", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig", "IngestConfig",
-    "Limits", "LogUniform", "MlpConfig", "ModelConfig", "PosterConfig", "RandInt", "RayConfig", "SearchSpace",
-    "Source", "SpacingGrid", "SplitConfig", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform",
-    "digest", "load", "shipped", "to_yaml",
+    "Choice", "CleanerConfig", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig",
+    "IngestConfig", "Limits", "LogUniform", "MlpConfig", "ModelConfig", "PhasingConfig", "PosterConfig", "RandInt",
+    "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig", "TrackingConfig", "TrainConfig", "TuneConfig",
+    "UNetConfig", "Uniform", "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -209,6 +209,9 @@ class IngestConfig(_Section):
 class GenerateConfig(_Section):
     grid: Annotated[GridSpec, Field(discriminator="kind"), _kind_by_default("fixed")] = FixedGrid(32)
     d_min: float = Field(default=1.0, gt=0, description="Å")
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="of what is stored; float16 comes with a scale a crystal, and loads as float32"
+    )
     default_u_iso: float = Field(default=0.02, ge=0, description="Å², for atoms whose displacement is not known")
     max_grid_points: int = Field(default=4_000_000, ge=64, description="crystals that need a larger grid are rejected")
     rows_per_shard: int = Field(default=256, ge=1)
@@ -234,7 +237,35 @@ class UNetConfig(_Section):
     norm: Literal["group", "batch", "none"] = "group"
 
 
-ModelConfig = Annotated[MlpConfig | UNetConfig, Field(discriminator="kind"), _kind_by_default("unet")]
+class CleanerConfig(_Section):
+    """The phasing network: cleans a map of measured amplitudes and wrong phases; see train.phasing."""
+
+    kind: Literal["cleaner"] = "cleaner"
+    width: int = Field(default=64, ge=8, multiple_of=8, description="channels on blocks of 2 x 2 x 2 voxels")
+    deep_width: int = Field(default=128, ge=8, multiple_of=8, description="channels one level below")
+    blocks: tuple[int, int, int] = Field(default=(2, 2, 2), description="residual blocks before, at and after it")
+
+
+ModelConfig = Annotated[MlpConfig | UNetConfig | CleanerConfig, Field(discriminator="kind"), _kind_by_default("unet")]
+
+
+class PhasingConfig(_Section):
+    """What the phasing network (model.kind: cleaner) is taught: problems drawn anew for every batch."""
+
+    d_min: Range = Field(default=(1.3, 2.1), description="Å, uniform; never beyond what the data set holds")
+    points_per_d_min: float = Field(default=2.5, ge=2, description="of the grid")
+    extra_b: Range = Field(default=(0.0, 2.0), description="Å², added to the displacements")
+    noisy_fraction: float = Field(default=0.3, ge=0, le=1, description="crystals with errors and gaps")
+    largest_noise: float = Field(default=0.1, ge=0, description="relative error of an amplitude")
+    largest_gap: float = Field(default=0.1, ge=0, lt=1, description="share of reflections missing")
+    random_fraction: float = Field(default=0.5, ge=0, le=1, description="starts from wholly random phases")
+    cycles: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1, 1, 2, 4, 8, 12), min_length=1, description="how far an iteration is followed; one is drawn a batch"
+    )
+    graded: int = Field(default=3, ge=1, description="of these states are learned from, at most")
+    relax: tuple[Annotated[float, Field(ge=0, lt=2)], ...] = Field(
+        default=(0.0, 0.5, 0.7, 0.9), min_length=1, description="over-relaxation of the iteration; one is drawn a batch"
+    )
 
 
 class TrainConfig(_Section):
@@ -246,6 +277,10 @@ class TrainConfig(_Section):
         "nothing measured gives (the poster's); or e/Å³",
     )
     loss: Literal["mse", "mse_any_origin"] = "mse"
+    phasing: PhasingConfig = PhasingConfig()
+    start_from: str | None = Field(
+        default=None, description='a checkpoint whose weights training begins with; "shipped": those of the package'
+    )
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -508,6 +543,9 @@ class RayConfig(_Section):
         default=None, ge=1, description="logical CPUs of a private cluster; default max(4, cores)"
     )
     actors: int | None = Field(default=None, ge=1, description="of the computing stages; default: one a CPU")
+    gpus_per_actor: float = Field(
+        default=0, ge=0, description="of generate: with a share of a GPU its actors compute on CuPy, in batches"
+    )
 
 
 class TrackingConfig(_Section):

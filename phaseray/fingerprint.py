@@ -94,6 +94,32 @@ def fingerprint(crystal: Crystal) -> Fingerprint | None:
     return Fingerprint("-".join(sorted(composition)), np.concatenate(values).astype(np.float32))
 
 
+def rough(crystal: Crystal) -> tuple[str, float, Floats]:
+    """What costs nothing and already tells most crystals apart: system, atoms an Å³, shares of its elements.
+
+    `system` is that of the fingerprint, the others are its first value and its last ones. Whoever has no
+    neighbour in `rough_neighbourhood` is the same as nobody, and needs no fingerprint.
+    """
+    composition = crystal.composition
+    amount = sum(composition.values())
+    symbols = sorted(composition)
+    return "-".join(symbols), amount / crystal.volume, np.array([composition[s] / amount for s in symbols])
+
+
+def rough_neighbourhood(density: Floats, shares: Floats) -> Floats:
+    """(n, 1 + elements) coordinates in which the same structures are at most 1 apart on every axis.
+
+    Parameters
+    ----------
+    density : (n,)
+    shares : (n, elements)
+        From `rough`, of crystals of one system.
+    """
+    # fingerprints are rounded to single precision
+    near: Floats = np.column_stack([np.log(density) / np.log1p(SAME_DENSITY), shares / SAME_COMPOSITION]) / 1.001
+    return near
+
+
 def same(a: Fingerprint, b: Fingerprint) -> bool:
     """Whether two crystals are one structure, as far as amplitudes, density and composition tell."""
     return a.system == b.system and bool(same_values(a.values[None], b.values[None])[0])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PICTURES = 6
 EXAMPLES = 3  # of each rejection code
 _COLUMNS = ["id", "formula", "n_atoms", "volume", "space_group_number", "numbers"]
-_DRAWN = ["id", "formula", "cell", "positions", "numbers", "density"]
+_DRAWN = ["id", "formula", "cell", "positions", "numbers", "density", "density_scale"]
 _DRAWN_D_MIN = 1.0  # Å, of densities that are computed for the pictures of a catalogue
 _DRAWN_ATOMS, _DRAWN_VOLUME = 400, 8000.0  # more would take seconds to compute, and hardly be seen
 
@@ -198,13 +198,13 @@ def _chosen(table: pa.Table) -> list[int]:
 
 def _stored_examples(data: Dataset, table: pa.Table) -> Iterator[Example]:
     from phaseray.evaluation.dataset_figures import Example
+    from phaseray.pipeline.schema import grids
 
     files, rows = table["file"].to_pylist(), table["row"].to_pylist()
     for i in _chosen(table):
         crystal = _one_row(Path(data.path) / data.info["files"][files[i]]["file"], rows[i])
-        density = crystal["density"].combine_chunks().to_numpy_ndarray()[0]
         yield Example(
-            crystal["formula"][0].as_py(), crystal["id"][0].as_py(), density.astype(np.float32),
+            crystal["formula"][0].as_py(), crystal["id"][0].as_py(), grids(crystal, "density")[0],
             *(np.asarray(crystal[name][0].as_py()) for name in ("cell", "positions", "numbers")),
         )  # fmt: skip
 
@@ -215,7 +215,8 @@ def _one_row(path: Path, row: int) -> pa.Table:
     for group in range(file.num_row_groups):
         n = file.metadata.row_group(group).num_rows
         if row < n:
-            for i, batch in enumerate(file.iter_batches(1, row_groups=[group], columns=_DRAWN, use_threads=False)):
+            columns = [name for name in _DRAWN if name in file.schema_arrow.names]
+            for i, batch in enumerate(file.iter_batches(1, row_groups=[group], columns=columns, use_threads=False)):
                 if i == row:
                     return pa.Table.from_batches([batch])
         row -= n

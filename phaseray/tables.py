@@ -30,6 +30,7 @@ _LABELS = {
     "best_val_loss": "validation loss",
     "seconds": "seconds",
     "crystals_per_second": "crystals a second",
+    "peak_memory_mb": "peak memory, MB",
     "out": "written to",
     "model": "written to",
 }

@@ -6,14 +6,18 @@ irfftn has a plus in the exponent, hence the conjugates; without them the mirror
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import log2
+
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseray.backend import Array, fft, namespace
+from phaseray.backend import Array, Module, fft, namespace
 from phaseray.crystal import Crystal
-from phaseray.diffraction.grid import Shape
+from phaseray.diffraction.box import spread
+from phaseray.diffraction.grid import Shape, half_shape
 from phaseray.diffraction.scattering import Probe
-from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.diffraction.structure_factors import structure_factor_box
 
 _AXES = (-3, -2, -1)
 
@@ -27,8 +31,58 @@ def density(crystal: Crystal, shape: Shape, d_min: float, *, probe: Probe = Prob
         Point (i, j, k) is at the fractional position (i/nx, j/ny, k/nz). The mean times the
         volume is F(000). Series termination is not hidden: there are ripples below zero.
     """
-    f = structure_factor_grid(crystal, shape, d_min, probe=probe)
-    return density_from_half_grid(f, shape, crystal.volume)  # type: ignore[no-any-return]
+    return structure_factors_and_density(crystal, shape, d_min, probe=probe)[1]  # type: ignore[no-any-return]
+
+
+def structure_factors_and_density(
+    crystal: Crystal, shape: Shape, d_min: float, *, probe: Probe = Probe.XRAY, xp: Module = np
+) -> tuple[Array, Array]:
+    """`structure_factor_grid` and the density made of it, faster than one after the other.
+
+    The sphere of reflections fills a small part of most grids. There the transform is three matrix
+    products over the box around the sphere, and an FFT, which would mostly add zeros, is not needed.
+    """
+    if not d_min > 0:
+        raise ValueError(f"d_min must be over 0 Å, not {d_min}")
+    if not crystal.n_atoms:
+        return xp.zeros(half_shape(shape), dtype=xp.complex64), xp.zeros(shape, dtype=xp.float32)
+    box = structure_factor_box(crystal, shape, d_min, probe=probe, xp=xp)
+    f = spread(box, shape, xp)
+    if _by_products(box.shape, shape):
+        return f, _density_from_box(box, shape, crystal.volume, xp)
+    return f, density_from_half_grid(f, shape, crystal.volume)
+
+
+def _by_products(box: Shape, shape: Shape) -> bool:
+    """Whether three matrix products over the box cost less than an FFT."""
+    (h, k, n_l), (nx, ny, nz) = box, shape
+    multiplications = nx * k * n_l * h + ny * nx * n_l * k + nx * ny * nz * n_l / 2
+    return multiplications < 2.5 * nx * ny * nz * log2(nx * ny * nz)
+
+
+def _density_from_box(box: Array, shape: Shape, volume: float, xp: Module) -> Array:
+    """ρ(x) = (1/V) Σ F(h) exp(-2πi h·x), one axis after the other, over the box (H, K, L) alone."""
+    h, k, n_l = box.shape
+    wave_x, wave_y, wave_z = (xp.asarray(w) for w in _waves((h // 2, k // 2, n_l - 1), shape))
+    # letters: KL,H @ H,x; LX,K @ K,y; (real and imaginary) XY,L @ L,z
+    f = xp.matrix_transpose(xp.reshape(box, (h, k * n_l))) @ wave_x
+    f = xp.matrix_transpose(xp.reshape(f, (k, -1))) @ wave_y
+    f = xp.reshape(f, (n_l, -1))
+    rho = xp.matrix_transpose(xp.concat([xp.real(f), xp.imag(f)], axis=0)) @ wave_z
+    rho *= 1 / volume
+    return xp.reshape(rho, shape)
+
+
+@lru_cache(maxsize=1024)
+def _waves(reach: Shape, shape: Shape) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float32]]:
+    """exp(-2πi h x) (H, x) and (K, y); then (2 L, z) for the real part of Σ F exp(-2πi l z), -l included."""
+    turns = [np.multiply.outer(np.arange(-r, r + 1), np.arange(n)) % n / n for r, n in zip(reach, shape, strict=True)]
+    wave_x, wave_y = (
+        np.exp(-2j * np.pi * np.roll(t, -r, 0)).astype(np.complex64) for t, r in zip(turns[:2], reach, strict=False)
+    )
+    angle = 2 * np.pi * turns[2][reach[2] :]
+    twice = np.where(np.arange(len(angle)) == 0, 1.0, 2.0)[:, None]
+    return wave_x, wave_y, np.concatenate([twice * np.cos(angle), twice * np.sin(angle)]).astype(np.float32)
 
 
 def density_from_half_grid(f: Array, shape: Shape, volume: float | Array) -> Array:

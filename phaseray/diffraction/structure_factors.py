@@ -6,22 +6,14 @@ import numpy as np
 
 from phaseray.backend import Array, Module, as_complex, namespace, to_numpy
 from phaseray.crystal import Crystal
+from phaseray.diffraction.atoms import COLUMN, ROW, Atoms
+from phaseray.diffraction.box import Box, reach_of, spread
 from phaseray.diffraction.grid import Shape, half_shape
 from phaseray.diffraction.scattering import Probe, form_factors
-from phaseray.diffraction.separable import (
-    BLOCK,
-    COLUMN,
-    NEGLIGIBLE,
-    ROW,
-    Atoms,
-    Box,
-    by_products,
-    by_recurrence,
-    gathered,
-)
+from phaseray.diffraction.separable import split, summed
 
+BLOCK = 2_000_000  # numbers held at once
 _TWICE = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])  # how often U11 U22 U33 U12 U13 U23 occur in hᵀUh
-_STEEP = 60.0  # exponents over which single precision might overflow
 
 
 def structure_factors(crystal: Crystal, hkl: Array, *, probe: Probe = Probe.XRAY) -> Array:
@@ -64,7 +56,7 @@ def structure_factors(crystal: Crystal, hkl: Array, *, probe: Probe = Probe.XRAY
     for i, (_, _, start, stop) in enumerate(atoms.elements):
         positions = xp.asarray(atoms.positions[start:stop].T)
         exponents = xp.asarray(2 * np.pi**2 * _TWICE[:, None] * atoms.beta[start:stop].T)
-        occupancy = xp.asarray(atoms.occupancy[start:stop])
+        occupancy = xp.asarray(atoms.weight[start:stop])
         step = max(1, BLOCK // (stop - start))
         sums = []
         for first in range(0, m, step):
@@ -82,10 +74,7 @@ def structure_factor_grid(
 ) -> Array:
     """F on the half grid with l ≥ 0, in single precision; zero outside the sphere 1/d ≤ 1/d_min.
 
-    exp(2πi h·x) is a product of one factor an axis, so the sum over atoms is a matrix product of
-    one axis with the plane of the other two. The displacement factor splits likewise where some
-    axis is uncoupled from the other two, or all atoms move alike. Otherwise the sum climbs along
-    l: the terms of a layer are those of the layer below times one factor.
+    By the separable sums of `separable.py`; over half the atoms where there is a centre at the origin.
 
     Parameters
     ----------
@@ -106,22 +95,21 @@ def structure_factor_grid(
         raise ValueError(f"d_min must be over 0 Å, not {d_min}")
     if not crystal.n_atoms:
         return xp.zeros(half_shape(shape), dtype=xp.complex64)
-    atoms = Atoms.of(crystal)
-    reach = np.minimum((crystal.cell[:3] / d_min * (1 + 1e-9)).astype(int), (np.asarray(shape) - 1) // 2)
+    return spread(structure_factor_box(crystal, shape, d_min, probe=probe, xp=xp), shape, xp)
+
+
+def structure_factor_box(crystal: Crystal, shape: Shape, d_min: float, *, probe: Probe, xp: Module) -> Array:
+    """F of `structure_factor_grid` without the zeros: a box (2 h + 1, 2 k + 1, l + 1) in FFT order."""
+    atoms = Atoms.folded(crystal)
+    box = Box(reach_of(crystal.cell, shape, d_min), crystal.reciprocal_metric, d_min)
     common_u = 0.0
     if crystal.u_aniso is None:
         common_u = float(crystal.u_iso.min())
-        atoms = atoms._replace(beta=atoms.beta - common_u * crystal.reciprocal_metric[ROW, COLUMN])
-    box = Box(reach, crystal.reciprocal_metric, d_min, common_u, probe, xp)
-    hk, hl, kl = atoms.coupling(reach)
-    coupling = np.array([hk + hl, hk + kl, hl + kl])
-    axis = int(np.argmin(coupling))
-    if coupling[axis] < NEGLIGIBLE:
-        return by_products(atoms, box, axis, shape)
-    if hl + kl < _STEEP:
-        return by_recurrence(atoms, box, shape)
-    # displacements so large that the recurrence might overflow
-    where = np.argwhere(box.inside)
-    hkl = np.stack([index[where[:, i]] for i, index in enumerate(box.indices)], 1)
+        if common_u:
+            atoms = atoms._replace(beta=atoms.beta - common_u * crystal.reciprocal_metric[ROW, COLUMN])
+    how = split(atoms, box)
+    if how is not None:
+        return summed(atoms, box, how, probe, xp, common_u)
+    places, hkl = box.hkl()
     values = structure_factors(crystal, xp.asarray(hkl), probe=probe)
-    return gathered(xp.astype(values, xp.complex64), hkl, shape, xp)
+    return box.gathered(xp.astype(values, xp.complex64), places, xp)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from phaseray.config import MlpConfig, ModelConfig
+from phaseray.config import CleanerConfig, MlpConfig, ModelConfig
 from phaseray.diffraction.grid import Shape
+from phaseray.models.cleaner import DensityCleaner
 from phaseray.models.mlp import MLP
 from phaseray.models.unet import UNet
 
-__all__ = ["MLP", "UNet", "build_model", "parameter_count"]
+__all__ = ["MLP", "DensityCleaner", "UNet", "build_model", "parameter_count"]
 
 
 def build_model(config: ModelConfig, shape: Shape) -> nn.Module:
@@ -19,6 +20,8 @@ def build_model(config: ModelConfig, shape: Shape) -> nn.Module:
     """
     if isinstance(config, MlpConfig):
         return MLP(shape, config.hidden)
+    if isinstance(config, CleanerConfig):
+        return DensityCleaner(config.width, config.deep_width, config.blocks)
     return UNet(config.width, config.depth, config.padding, config.norm)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -27,6 +28,8 @@ _COLUMNS: Mapping[str, tuple[str, str]] = {
     "id": ("string", "of the crystal: its source, then its name there"),
     "amplitude": ("{dtype} (nx, ny, nz // 2 + 1)", "|F| of the whole cell"),
     "density": ("{dtype} (nx, ny, nz)", "density of the whole cell, cut off at d_min"),
+    "amplitude_scale": ("float32", "what `amplitude` is to be multiplied by: a power of two"),
+    "density_scale": ("float32", "what `density` is to be multiplied by: a power of two"),
     "d_min": ("float64", "resolution asked for"),
     "complete_d_min": ("float64", "resolution down to which the grid holds every reflection"),
     "cell": ("float64 (6)", "a, b, c, α, β, γ"),
@@ -48,8 +51,9 @@ _COLUMNS: Mapping[str, tuple[str, str]] = {
 
 def write_card(out: Path, catalogue: Path, dataset: Mapping[str, Any]) -> None:
     """Write README.md into a folder of shards, from its dataset.json and from the catalogue it was made of."""
-    rows = catalogues.read_catalogue(catalogue, ["status", "source"]).to_pydict()
-    kinds = Counter(k for k, status in zip(rows["source"], rows["status"], strict=True) if status == "ok")
+    kinds: Counter[str] = Counter()
+    for rows in catalogues.iterate_catalogue(catalogue, ["status", "source"]):
+        kinds.update(rows.filter(pc.equal(rows["status"], "ok"))["source"].to_pylist())
     config = yaml.safe_load((catalogue / "config.yaml").read_text(encoding="utf-8"))
     files = {"x".join(map(str, file["shape"])): file["file"] for file in dataset["files"]}
     schemas = {shape: pq.read_schema(out / files[shape]) for shape in _shapes(dataset)[:MOST_SHAPES]}
@@ -173,11 +177,23 @@ def _columns(dataset: Mapping[str, Any], schemas: Mapping[str, pa.Schema]) -> st
             "",
             *_table(("column", "type", "unit", "what"), rows),
             "",
+            *_precision(dataset),
             "Signs: F(h) = Σ f exp(+2πi h·x), ρ(x) = (1/V) Σ F exp(−2πi h·x). Index n/2 of an axis of F is empty, as "
             "it cannot tell h from −h.",
             "",
         ]
     )
+
+
+def _precision(dataset: Mapping[str, Any]) -> list[str]:
+    error = dataset.get("storage_error")
+    if not error:
+        return []
+    said = ", ".join(
+        f"{name}: {found['largest']:.1e} of the grid's largest value, {found['rms']:.1e} in rms over rms"
+        for name, found in error.items()
+    )
+    return [f"Grids are in half precision, times a power of two a crystal. Error of the worst crystal: {said}.", ""]
 
 
 def _splits(dataset: Mapping[str, Any]) -> str:
@@ -213,6 +229,9 @@ def _reading(dataset: Mapping[str, Any]) -> str:
     shape = shapes[0]
     split = next(iter(_split_rows(dataset, shape)))
     numbers = ", ".join(shape.split("x"))
+    half = dataset["generate"].get("dtype") == "float16"
+    scaled = '\ndensity = density.astype("float32") * table["density_scale"].to_numpy()[:, None, None, None]' * half
+    scaled_one = '\ndensity = density.astype("float32") * data[0]["density_scale"]' * half
     return f"""## Reading it
 `FOLDER` is where this file is.
 
@@ -220,13 +239,13 @@ def _reading(dataset: Mapping[str, Any]) -> str:
 import pyarrow.parquet as pq
 
 table = pq.ParquetFile("FOLDER/split={split}/shape={shape}/part-00000.parquet").read()
-density = table["density"].combine_chunks().to_numpy_ndarray()  # (n, {numbers})
+density = table["density"].combine_chunks().to_numpy_ndarray()  # (n, {numbers}){scaled}
 ```
 ```python
 from datasets import load_dataset
 
 data = load_dataset("FOLDER", "{shape}", split="{split}").with_format("numpy")
-density = data[0]["density"].reshape({numbers})
+density = data[0]["density"].reshape({numbers}){scaled_one}
 ```
 """
 

@@ -2,9 +2,10 @@
 
 catalogue/
   run.json, config.yaml, summary.json, catalogue.json (version, units, counts; written last)
-  inputs.parquet            every input: id, where it is; a row group a part
+  inputs.parquet            the manifest: every input's id, place, size, digest where known; a row group a part
   parts/part-00000.parquet  one row an input, in the order of inputs.parquet: ok, or rejected with its reason
-  spool/                    while it runs: members of archives that cannot be read from the middle
+  spool/, listing/, fingerprints/   while it runs: members of archives that cannot be read from the middle;
+                            what each task has listed; what crystals are compared by
   duplicates.parquet        which of those that are ok are the same structure as one before them
 """
 
@@ -13,9 +14,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
-from itertools import chain, islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,14 @@ import pyarrow.parquet as pq
 import phaseray
 from phaseray.config import Config, ConfigError, IngestConfig, digest
 from phaseray.pipeline import cluster, schema
-from phaseray.pipeline.duplicates import mark_duplicates
+from phaseray.pipeline.duplicates import FingerprintWriter, mark_duplicates, write_candidates
+from phaseray.pipeline.manifest import write_manifest
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.reading import Attempt, read_rows
 from phaseray.pipeline.run_folder import open_folder
-from phaseray.pipeline.storage import read_json, sweep, write_json, write_row_groups, write_table
-from phaseray.pipeline.units import run_units
-from phaseray.sources import InputRef, list_inputs
-
-_INPUTS = pa.schema([(f.name, {"str": pa.string(), "int": pa.int64()}[str(f.type)]) for f in fields(InputRef)])
+from phaseray.pipeline.storage import read_json, sweep, write_json, write_table
+from phaseray.pipeline.units import peak_memory, run_units
+from phaseray.sources import InputRef
 
 
 def ingest(config: Config, out: str | Path) -> dict[str, Any]:
@@ -54,23 +52,24 @@ def ingest(config: Config, out: str | Path) -> dict[str, Any]:
         "version": schema.CATALOGUE_VERSION,
     }
     open_folder(out, identity, config)
-    total = _plan(config, out)
-    rows = config.ingest.rows_per_part
-    parts = [
-        {"part": i, "first": first, "count": min(rows, total - first)} for i, first in enumerate(range(0, total, rows))
-    ]
-    todo = [p for p in parts if not part_path(out, p["part"]).exists()]
-    progress = Progress("ingest", sum(p["count"] for p in todo))
     with cluster.connected(config.ray):
+        total = write_manifest(config, out)
+        rows = config.ingest.rows_per_part
+        parts = [{"part": i, "count": min(rows, total - first)} for i, first in enumerate(range(0, total, rows))]
+        todo = [p for p in parts if not part_path(out, p["part"]).exists()]
+        progress = Progress("ingest", sum(p["count"] for p in todo))
         worker = (str(out), config.ingest.model_dump(mode="json"))
+        largest = 0
         for report in run_units(_PartWriter, worker, todo, actors=cluster.computing_actors(config.ray)):
+            largest = max(largest, report["worker_mb"])
             progress.advance(report["ok"] + report["rejected"], report["rejected"])
-    progress.close()
-    if todo or not (out / "duplicates.parquet").exists():
-        _mark_duplicates(config, out, parts)
+        progress.close()
+        if todo or not (out / "duplicates.parquet").exists():
+            largest = max(largest, _mark_duplicates(config, out, parts))
     summary = _finish(out, config, parts, total)
     seconds = time.monotonic() - began
     summary |= {"seconds": round(seconds, 2), "crystals_per_second": round(total / seconds, 1), "out": str(out)}
+    summary["peak_memory_mb"] = {"driver": peak_memory(), **({"worker": largest} if largest else {})}
     write_json(out / "summary.json", summary)
     return summary
 
@@ -90,21 +89,25 @@ def read_catalogue(path: str | Path, columns: list[str] | None = None) -> pa.Tab
     ConfigError
         There is no finished catalogue.
     """
+    return pa.concat_tables(iterate_catalogue(path, columns))
+
+
+def iterate_catalogue(path: str | Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """As `read_catalogue`, part by part."""
     path = Path(path)
     facts = catalogue_facts(path)
     # id too where nothing else is asked for: a table without columns has no rows
     own = None if columns is None else [name for name in columns if name != "duplicate_of"] or ["id"]
-    duplicates = pq.read_table(path / "duplicates.parquet")
+    named = columns is None or "duplicate_of" in columns
+    duplicates = pq.read_table(path / "duplicates.parquet", columns=["part", "row", *["duplicate_of"] * named])
     ends = np.searchsorted(duplicates["part"].to_numpy(), np.arange(facts["parts"] + 1))
-    tables = []
     for part in range(facts["parts"]):
         table = pq.read_table(part_path(path, part), columns=own)
         n = table.num_rows
         marked = duplicates.slice(ends[part], ends[part + 1] - ends[part])
-        table = _with_duplicates(table, marked, columns is None or "duplicate_of" in columns)
+        table = _with_duplicates(table, marked, named)
         table = table.append_column("part", pa.array([part] * n, pa.int32()))
-        tables.append(table.append_column("row", pa.array(range(n), pa.int32())))
-    return pa.concat_tables(tables)
+        yield table.append_column("row", pa.array(range(n), pa.int32()))
 
 
 def _with_duplicates(table: pa.Table, marked: pa.Table, wanted: bool) -> pa.Table:
@@ -132,27 +135,6 @@ def catalogue_facts(path: str | Path) -> dict[str, Any]:
     return read_json(facts)  # type: ignore[no-any-return]
 
 
-def _plan(config: Config, out: Path) -> int:
-    """Write inputs.parquet, once; the number of inputs. At no time more than a part of them is in memory."""
-    path = out / "inputs.parquet"
-    if not path.exists():
-        refs = list_inputs(config.ingest.sources, config.seed, spool=out / "spool", limits=config.ingest.limits)
-        first = next(refs, None)
-        if first is None:
-            raise ConfigError("ingest.sources give no crystal at all")
-        groups = _batched(chain([first], refs), config.ingest.rows_per_part)
-        tables = (pa.Table.from_pylist([asdict(ref) for ref in group], schema=_INPUTS) for group in groups)
-        write_row_groups(path, tables, _INPUTS)
-    return int(pq.read_metadata(path).num_rows)
-
-
-def _batched(refs: Iterable[InputRef], size: int) -> Iterator[list[InputRef]]:
-    # itertools.batched came with Python 3.12
-    rest = iter(refs)
-    while group := list(islice(rest, size)):
-        yield group
-
-
 class _PartWriter:
     """Reads the inputs of one part and writes its catalogue file."""
 
@@ -172,18 +154,28 @@ class _PartWriter:
         return {"part": unit["part"], "ok": ok, "rejected": len(rows) - ok}
 
 
-def _mark_duplicates(config: Config, out: Path, parts: list[dict[str, Any]]) -> None:
-    path = out / "duplicates.parquet"
-    if config.ingest.duplicates == "mark":
-        mark_duplicates([part_path(out, p["part"]) for p in parts], path)
-    else:
+def _mark_duplicates(config: Config, out: Path, parts: list[dict[str, Any]]) -> int:
+    """Write duplicates.parquet; the peak memory of a worker in MB, 0 where none was needed."""
+    path, folder = out / "duplicates.parquet", out / "fingerprints"
+    if config.ingest.duplicates == "keep":
         write_table(path, schema.DUPLICATES.empty_table())
+        return 0
+    files = [part_path(out, p["part"]) for p in parts]
+    units = write_candidates(files, folder)
+    progress = Progress("duplicates", sum(unit["count"] for unit in units))
+    worker, largest = (str(out / "parts"), str(folder)), 0
+    for report in run_units(FingerprintWriter, worker, units, actors=cluster.computing_actors(config.ray)):
+        largest = max(largest, report["worker_mb"])
+        progress.advance(report["count"])
+    progress.close()
+    mark_duplicates(files, folder, units, path)
+    return largest
 
 
 def _finish(out: Path, config: Config, parts: list[dict[str, Any]], total: int) -> dict[str, Any]:
     """Check that every input ended exactly once, count, write catalogue.json, and sweep."""
     inputs = pq.ParquetFile(out / "inputs.parquet")
-    duplicates = pq.read_table(out / "duplicates.parquet")
+    duplicates = pq.read_table(out / "duplicates.parquet", columns=["part", "row"])
     ends = np.searchsorted(duplicates["part"].to_numpy(), np.arange(len(parts) + 1))
     status: Counter[str] = Counter()
     code: Counter[str] = Counter()
@@ -217,7 +209,8 @@ def _finish(out: Path, config: Config, parts: list[dict[str, Any]], total: int) 
     if status["ok"] + status["rejected"] + status["duplicate"] != total:
         raise RuntimeError(f"{out}: {total} inputs, but {dict(status)} in the catalogue: please report it")
     write_json(out / "catalogue.json", facts)
-    shutil.rmtree(out / "spool", ignore_errors=True)
+    for name in ("spool", "listing", "fingerprints"):
+        shutil.rmtree(out / name, ignore_errors=True)
     for folder in (out, out / "parts"):
         sweep(folder)
     return {k: v for k, v in facts.items() if k != "units"}

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from phaseray.config import ConfigError
 from phaseray.diffraction.grid import Shape
+from phaseray.pipeline import schema
 from phaseray.pipeline.storage import read_json
 
 WINDOW_BYTES = 256_000_000  # of float32 grids; what one loading task holds
@@ -172,10 +173,16 @@ def _cut(rows: np.ndarray, batch_size: int, rank: int, world: int) -> tuple[tupl
 def _read(path: str, window: _Window) -> pa.Table:
     """The rows of a window, in the order of its batches."""
     columns = ["id", "amplitude", "density", "volume", "cell", "numbers", "positions", "formula", "space_group"]
+    columns += [name for name in ("amplitude_scale", "density_scale") if name in _names(path, window)]
     tables = [pq.read_table(Path(path) / file, columns=columns, partitioning=None) for file in window.files]
     # the metadata of files differ (rejections); their columns do not
     table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables])
     return table.take(np.concatenate([np.asarray(b) for b in window.batches]))
+
+
+def _names(path: str, window: _Window) -> list[str]:
+    names: list[str] = pq.read_schema(Path(path) / window.files[0]).names
+    return names
 
 
 def _ray_runs() -> bool:
@@ -210,12 +217,7 @@ def _to_bytes(table: pa.Table) -> bytes:
 
 
 def _batch(table: pa.Table) -> Batch:
-    def tensors(name: str) -> np.ndarray:
-        array = table[name].combine_chunks()
-        array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-        return np.asarray(array.to_numpy_ndarray())
-
-    amplitude, density = tensors("amplitude"), tensors("density")
+    amplitude, density = schema.grids(table, "amplitude"), schema.grids(table, "density")
     return Batch(
         shape=density.shape[1:],
         ids=table["id"].to_pylist(),

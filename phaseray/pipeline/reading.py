@@ -81,7 +81,7 @@ def _row(ref: InputRef, content: Content, sha256: str, config: IngestConfig) -> 
         "split": split_of(values["reduced_formula"], config.split),
         "notes": list(result.notes),
         **values,
-        **(schema.fingerprint_values(result) if config.duplicates == "mark" else {}),
+        **(schema.rough_values(result) if config.duplicates == "mark" else {}),
     }
 
 

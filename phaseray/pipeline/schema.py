@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from phaseray.crystal import Crystal
 from phaseray.diffraction.grid import Shape, half_shape
-from phaseray.fingerprint import fingerprint
+from phaseray.fingerprint import rough
+from phaseray.pipeline.half import from_half
 
-CATALOGUE_VERSION = 2
+CATALOGUE_VERSION = 3
 SHARDS_VERSION = 1
 
 UNITS: Mapping[str, str] = {
@@ -28,6 +29,8 @@ UNITS: Mapping[str, str] = {
     "complete_d_min": "Å",
     "amplitude": "electrons; |F| with l ≥ 0 in FFT order, 0 beyond d_min",
     "density": "e/Å³; point (i, j, k) at (i/nx, j/ny, k/nz)",
+    "amplitude_scale": "electrons: times amplitude",
+    "density_scale": "e/Å³: times density",
 }
 
 _VECTOR3 = pa.list_(pa.float64(), 3)
@@ -48,6 +51,7 @@ _ATOMS = [
     pa.field("n_electrons", pa.float64()),
     pa.field("volume", pa.float64()),
 ]
+GRIDS = ("amplitude", "density")
 ATOM_COLUMNS = [f.name for f in _ATOMS]
 
 CATALOGUE = pa.schema(
@@ -63,10 +67,10 @@ CATALOGUE = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("notes", pa.list_(pa.string())),
         *_ATOMS,
-        # see phaseray.fingerprint; null where crystals are not compared
+        # see phaseray.fingerprint.rough; null where crystals are not compared
         pa.field("chemical_system", pa.string()),
         pa.field("number_density", pa.float64()),
-        pa.field("fingerprint", pa.list_(pa.float32())),
+        pa.field("element_shares", pa.list_(pa.float64())),
     ],
     metadata={"phaseray_catalogue": str(CATALOGUE_VERSION)},
 )
@@ -82,12 +86,16 @@ DUPLICATES = pa.schema(
 )
 
 
-def shard_schema(shape: Shape) -> pa.Schema:
+def shard_schema(shape: Shape, dtype: str = "float32") -> pa.Schema:
+    """Columns of a shard. In half precision a grid is what is stored times the crystal's scale (pipeline/half.py)."""
+    kind = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
+    scales = [pa.field(f"{name}_scale", pa.float32(), nullable=False) for name in GRIDS] if dtype == "float16" else []
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
-            pa.field("amplitude", pa.fixed_shape_tensor(pa.float32(), half_shape(shape))),
-            pa.field("density", pa.fixed_shape_tensor(pa.float32(), shape)),
+            pa.field("amplitude", pa.fixed_shape_tensor(kind, half_shape(shape))),
+            pa.field("density", pa.fixed_shape_tensor(kind, shape)),
+            *scales,
             pa.field("d_min", pa.float64()),
             pa.field("complete_d_min", pa.float64()),
             *_ATOMS,
@@ -116,13 +124,9 @@ def atom_values(crystal: Crystal) -> dict[str, Any]:
     }
 
 
-def fingerprint_values(crystal: Crystal) -> dict[str, Any]:
-    """What crystals are compared by, as columns of CATALOGUE; nothing for a crystal too large to compare."""
-    found = fingerprint(crystal)
-    if found is None:
-        return {}
-    density = sum(crystal.composition.values()) / crystal.volume
-    return {"chemical_system": found.system, "number_density": density, "fingerprint": found.values}
+def rough_values(crystal: Crystal) -> dict[str, Any]:
+    """What tells at a glance that two crystals differ, as columns of CATALOGUE."""
+    return dict(zip(("chemical_system", "number_density", "element_shares"), rough(crystal), strict=True))
 
 
 def crystals(table: pa.Table) -> list[Crystal]:
@@ -158,6 +162,16 @@ def crystals(table: pa.Table) -> list[Crystal]:
 def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table of this schema; what a row does not give is null."""
     return pa.table([pa.array([row.get(f.name) for row in rows], f.type) for f in schema], schema=schema)
+
+
+def grids(table: pa.Table, name: str) -> np.ndarray:
+    """(n, …) float32 amplitudes or densities of a shard's rows, in whichever precision they are stored."""
+    column = table[name].combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    stored = np.asarray(column.to_numpy_ndarray())
+    if stored.dtype == np.float32:
+        return stored
+    return from_half(stored, table[f"{name}_scale"].to_numpy())
 
 
 def tensor_column(arrays: np.ndarray) -> pa.ExtensionArray:

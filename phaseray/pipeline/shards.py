@@ -2,6 +2,7 @@
 
 shards/
   run.json, config.yaml, summary.json, dataset.json (version, units, counts, files; written last)
+  plan.parquet              while it runs: which rows of the catalogue go into which file; a row group a file
   README.md                 the dataset card: what it is, how to read it, licences, whom to cite
   split=train/shape=32x32x32/part-00000.parquet
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,26 +21,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import phaseray
-from phaseray import backend
 from phaseray.config import Config, GenerateConfig, digest
 from phaseray.crystal import Crystal, Rejection
-from phaseray.diffraction.grid import Shape, complete_d_min, half_shape
-from phaseray.diffraction.maps import density_from_half_grid
-from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.diffraction.grid import Shape, complete_d_min
+from phaseray.diffraction.maps import structure_factors_and_density
 from phaseray.pipeline import catalogue as catalogues
 from phaseray.pipeline import cluster, schema
 from phaseray.pipeline.card import write_card
+from phaseray.pipeline.gpu import batched, gpu_of
+from phaseray.pipeline.half import errors, to_half
+from phaseray.pipeline.plan import PLAN, read_plan, shape_name, write_plan
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.split import SPLITS
-from phaseray.pipeline.storage import file_digest, sweep, write_json, write_table
-from phaseray.pipeline.units import run_units
+from phaseray.pipeline.storage import file_digest, sweep, write_json, write_row_groups
+from phaseray.pipeline.units import peak_memory, run_units
 
 Grid = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int64]
 
 ROW_GROUP = 32  # crystals; what a reader of a few rows must read
 
@@ -61,12 +64,16 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
         "version": schema.SHARDS_VERSION,
     }
     open_folder(out, identity, config)
-    units = _plan(config.generate, catalogue)
+    units = write_plan(config.generate, catalogue, out / PLAN)
     todo = [u for u in units if not (out / u["file"]).exists()]
-    progress = Progress("generate", sum(len(u["rows"]) for u in todo))
+    progress = Progress("generate", sum(u["count"] for u in todo))
     with cluster.connected(config.ray):
-        worker = (str(catalogue), str(out), config.generate.model_dump(mode="json"))
-        for report in run_units(_ShardWriter, worker, todo, actors=cluster.computing_actors(config.ray)):
+        gpus = config.ray.gpus_per_actor
+        worker = (str(catalogue), str(out), config.generate.model_dump(mode="json"), gpus)
+        actors = cluster.computing_actors(config.ray)
+        largest = 0
+        for report in run_units(ShardWriter, worker, todo, actors=actors, num_gpus=gpus):
+            largest = max(largest, report["worker_mb"])
             progress.advance(report["ok"] + report["rejected"], report["rejected"])
     progress.close()
     dataset = _finish(out, config, facts, units)
@@ -75,60 +82,57 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
     n = dataset["ok"] + dataset["rejected"]
     summary = {k: v for k, v in dataset.items() if k not in ("files", "units", "rejections")}
     summary |= {"seconds": round(seconds, 2), "crystals_per_second": round(n / seconds, 1), "out": str(out)}
+    summary["peak_memory_mb"] = {"driver": peak_memory(), **({"worker": largest} if largest else {})}
     write_json(out / "summary.json", summary)
     return summary
 
 
-def shape_name(shape: Shape) -> str:
-    return "x".join(map(str, shape))
+class ShardWriter:
+    """Computes the grids of one shard and writes its file, some crystals at a time."""
 
-
-def _plan(config: GenerateConfig, catalogue: Path) -> list[dict[str, Any]]:
-    """Which rows of the catalogue go into which file: by split and shape, in the catalogue's order."""
-    table = catalogues.read_catalogue(catalogue, ["status", "split", "cell"])
-    table = table.filter(pc.equal(table["status"], "ok"))
-    cells = np.asarray(table["cell"].combine_chunks().flatten()).reshape(-1, 6)
-    groups: dict[tuple[str, Shape], list[tuple[int, int]]] = defaultdict(list)
-    places = zip(cells, *(table[name].to_pylist() for name in ("split", "part", "row")), strict=True)
-    for cell, split, part, row in places:
-        groups[split, config.grid.shape(cell, config.d_min)].append((part, row))
-    return [
-        {
-            "file": f"split={split}/shape={shape_name(shape)}/part-{first // config.rows_per_shard:05d}.parquet",
-            "split": split,
-            "shape": list(shape),
-            "rows": rows[first : first + config.rows_per_shard],
-        }
-        for (split, shape), rows in sorted(groups.items(), key=lambda g: (SPLITS.index(g[0][0]), g[0][1]))
-        for first in range(0, len(rows), config.rows_per_shard)
-    ]
-
-
-class _ShardWriter:
-    """Computes the grids of one shard and writes its file."""
-
-    def __init__(self, catalogue: str, out: str, config: dict[str, Any]) -> None:
+    def __init__(self, catalogue: str, out: str, config: dict[str, Any], gpus: float = 0) -> None:
         self.catalogue, self.out = Path(catalogue), Path(out)
         self.config = GenerateConfig.model_validate(config)
-        self.xp = backend.gpu() or np
+        self.gpu = gpu_of(gpus) if gpus else None
         self.part = lru_cache(maxsize=16)(self._part)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         a, b, c = unit["shape"]
-        by_part: dict[int, list[int]] = defaultdict(list)
-        for part, row in unit["rows"]:
-            by_part[part].append(row)
-        made, rejections = [], []
-        for part, numbers in by_part.items():
-            for crystal in schema.crystals(self.part(part).take(numbers)):
-                try:
-                    made.append((crystal, *self.grids(crystal, (a, b, c))))
-                except Rejection as rejection:
-                    rejections.append({"id": crystal.id, "code": rejection.code, "reason": rejection.sentence})
-                except (ValueError, ArithmeticError, MemoryError) as error:
-                    rejections.append({"id": crystal.id, "code": "internal", "reason": repr(error)})
-        self._write(unit["file"], (a, b, c), made, rejections)
-        return {"file": unit["file"], "ok": len(made), "rejected": len(rejections)}
+        part, row = read_plan(self.out / PLAN, unit["group"])
+        rejections: list[dict[str, str]] = []
+        worst: dict[str, list[float]] = {}
+        kind = schema.shard_schema((a, b, c), self.config.dtype)
+
+        def row_groups() -> Iterator[pa.Table]:
+            for first in range(0, len(part), ROW_GROUP):
+                crystals = self._crystals(part[first : first + ROW_GROUP], row[first : first + ROW_GROUP])
+                made = list(self._computed(crystals, (a, b, c), rejections))
+                if made:
+                    yield self._table(kind, (a, b, c), made, worst)
+
+        def notes() -> dict[str, str]:
+            return {"rejections": json.dumps(rejections), "largest_errors": json.dumps(worst)}
+
+        ok = write_row_groups(self.out / unit["file"], row_groups(), kind, notes=notes, empty=True)
+        return {"file": unit["file"], "ok": ok, "rejected": len(rejections)}
+
+    def _crystals(self, part: Numbers, row: Numbers) -> Iterator[Crystal]:
+        """Those of the given rows; rows of one part stand together."""
+        for number in dict.fromkeys(part.tolist()):
+            yield from schema.crystals(self.part(number).take(row[part == number]))
+
+    def _computed(
+        self, crystals: Iterable[Crystal], shape: Shape, rejections: list[dict[str, str]]
+    ) -> Iterator[tuple[Crystal, Grid, Grid]]:
+        crystals = list(crystals)
+        together = batched(crystals, shape, self.config, self.gpu) if self.gpu else None
+        for i, crystal in enumerate(crystals):
+            try:
+                yield crystal, *(together[i] if together else self.grids(crystal, shape))
+            except Rejection as rejection:
+                rejections.append({"id": crystal.id, "code": rejection.code, "reason": rejection.sentence})
+            except (ValueError, ArithmeticError, MemoryError) as error:
+                rejections.append({"id": crystal.id, "code": "internal", "reason": repr(error)})
 
     def grids(self, crystal: Crystal, shape: Shape) -> tuple[Grid, Grid]:
         """|F| half grid and density of one crystal, both float32."""
@@ -138,17 +142,15 @@ class _ShardWriter:
                 f"{shape_name(shape)} points are over generate.max_grid_points = {self.config.max_grid_points}",
             )
         crystal = crystal.with_default_u_iso(self.config.default_u_iso)
-        f = structure_factor_grid(crystal, shape, self.config.d_min, xp=self.xp)
-        rho = density_from_half_grid(f, shape, crystal.volume)
-        return backend.to_numpy(abs(f)), backend.to_numpy(rho)
+        f, rho = structure_factors_and_density(crystal, shape, self.config.d_min)
+        return abs(f), rho
 
     def _part(self, part: int) -> pa.Table:
         return pq.read_table(catalogues.part_path(self.catalogue, part))
 
-    def _write(
-        self, file: str, shape: Shape, made: list[tuple[Crystal, Grid, Grid]], rejections: list[dict[str, str]]
-    ) -> None:
-        kind = schema.shard_schema(shape)
+    def _table(
+        self, kind: pa.Schema, shape: Shape, made: list[tuple[Crystal, Grid, Grid]], worst: dict[str, list[float]]
+    ) -> pa.Table:
         rows = [
             {
                 "id": crystal.id,
@@ -158,27 +160,31 @@ class _ShardWriter:
             }
             for crystal, _, _ in made
         ]
-        grids = {
-            "amplitude": np.array([m[1] for m in made], np.float32).reshape(-1, *half_shape(shape)),
-            "density": np.array([m[2] for m in made], np.float32).reshape(-1, *shape),
-        }
-        columns = [
-            schema.tensor_column(grids[f.name]) if f.name in grids else pa.array([r[f.name] for r in rows], f.type)
-            for f in kind
-        ]
-        # beside the data, so that one rename makes both final
-        notes = {**(kind.metadata or {}), b"rejections": json.dumps(rejections).encode()}
-        table = pa.table(columns, schema=kind).replace_schema_metadata(notes)
-        write_table(self.out / file, table, row_group_size=ROW_GROUP)
+        columns: dict[str, Any] = {}
+        for place, name in enumerate(schema.GRIDS, 1):
+            grids = np.array([m[place] for m in made], np.float32)
+            if self.config.dtype == "float32":
+                columns[name] = schema.tensor_column(grids)
+            else:
+                half, scale = to_half(grids)
+                columns[name] = schema.tensor_column(half)
+                columns[f"{name}_scale"] = pa.array(scale)
+                found = errors(grids, half, scale)
+                worst[name] = [max(pair) for pair in zip(worst.get(name, (0.0, 0.0)), found, strict=True)]
+        return pa.table(
+            [columns[f.name] if f.name in columns else pa.array([r[f.name] for r in rows], f.type) for f in kind],
+            schema=kind,
+        )
 
 
 def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[dict[str, Any]]) -> dict[str, Any]:
     """Count what stands in the files and write dataset.json."""
     files, rejections, combined = [], [], hashlib.sha256()
+    worst: dict[str, list[float]] = {}
     ok: Counter[str] = Counter()
     shapes: Counter[str] = Counter()
     size = 0
-    for unit in units:
+    for unit in sorted(units, key=lambda u: (SPLITS.index(u["split"]), u["shape"], u["file"])):
         path = out / unit["file"]
         meta = pq.read_metadata(path)
         sha = file_digest(path)
@@ -187,6 +193,8 @@ def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[di
             {"file": unit["file"], "split": unit["split"], "shape": unit["shape"], "rows": meta.num_rows, "sha256": sha}
         )
         rejections += json.loads(meta.metadata[b"rejections"])
+        for name, found in json.loads(meta.metadata[b"largest_errors"]).items():
+            worst[name] = [max(pair) for pair in zip(worst.get(name, (0.0, 0.0)), found, strict=True)]
         ok[unit["split"]] += meta.num_rows
         shapes[shape_name(tuple(unit["shape"]))] += meta.num_rows
         size += path.stat().st_size
@@ -195,6 +203,7 @@ def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[di
         raise RuntimeError(
             f"{out}: {n} crystals and {len(rejections)} rejections of {catalogue['ok']}: please report it"
         )
+    columns = schema.shard_schema((4, 4, 4), config.generate.dtype).names
     dataset = {
         "shards_version": schema.SHARDS_VERSION,
         "phaseray": phaseray.__version__,
@@ -213,11 +222,14 @@ def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[di
         "shapes": dict(shapes),
         "bytes": size,
         "bytes_per_crystal": round(size / n) if n else 0,
-        "units": {k: v for k, v in schema.UNITS.items() if k in schema.shard_schema((4, 4, 4)).names},
+        # of what is stored: of its grid's largest value, and rms over rms; of the worst crystal
+        "storage_error": {k: dict(zip(("largest", "rms"), v, strict=True)) for k, v in worst.items()},
+        "units": {k: v for k, v in schema.UNITS.items() if k in columns},
         "rejections": rejections,
         "files": files,
     }
     write_json(out / "dataset.json", dataset)
+    (out / PLAN).unlink(missing_ok=True)
     for folder in {out, *((out / unit["file"]).parent for unit in units)}:
         sweep(folder)
     return dataset

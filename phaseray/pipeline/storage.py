@@ -7,7 +7,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,25 @@ def write_table(path: Path, table: pa.Table, *, row_group_size: int | None = Non
     return hashlib.sha256(content).hexdigest()
 
 
-def write_row_groups(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
+def write_row_groups(
+    path: Path,
+    tables: Iterable[pa.Table],
+    schema: pa.Schema,
+    *,
+    notes: Callable[[], Mapping[str, str]] | None = None,
+    empty: bool = False,
+) -> int:
     """Write a Parquet file with one row group a table, as they come; returns the number of rows.
+
+    Parameters
+    ----------
+    notes : callable
+        Asked when the last table has come: what else to write into the file's metadata.
 
     Raises
     ------
     ValueError
-        There are no rows; then there is no file.
+        There are no rows, and a file without any (`empty`) is not wanted.
     """
     rows = 0
     with aside(path) as name:
@@ -82,7 +94,9 @@ def write_row_groups(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) 
             for table in tables:
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
                 rows += table.num_rows
-        if not rows:
+            if notes is not None:
+                writer.add_key_value_metadata(dict(notes()))
+        if not rows and not empty:
             raise ValueError(f"no rows for {path}")
     return rows
 

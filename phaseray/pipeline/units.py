@@ -6,7 +6,10 @@ A unit that ran twice (a killed worker, a lost node) writes the same bytes to th
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -31,14 +34,25 @@ class _Adapter:
     def __call__(self, batch: pa.Table) -> pa.Table:
         import json
 
-        reports = [json.dumps(self.worker(json.loads(unit))) for unit in batch["unit"].to_pylist()]
+        done = [self.worker(json.loads(unit)) for unit in batch["unit"].to_pylist()]
+        reports = [json.dumps({**report, "worker_mb": peak_memory()}) for report in done]
         return pa.table({"report": reports})
+
+
+def peak_memory() -> int:
+    """Most MB (10^6 bytes) that this process had in memory at a time."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 // 10**6
+    except (OSError, IndexError):
+        # also counts what the process that started this one had
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) // 10**6
 
 
 def run_units(
     worker: type, arguments: tuple[Any, ...], units: Sequence[dict[str, Any]], *, actors: int, num_gpus: float = 0
 ) -> Iterator[dict[str, Any]]:
-    """Reports of all units, as they come.
+    """Reports of all units, as they come, each with `worker_mb`: the peak memory of its worker so far.
 
     Parameters
     ----------

@@ -13,11 +13,19 @@ import os
 import stat
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 _SCHEMES = ("s3://", "gs://")
 # of an object: a request a block
 _BLOCK = 1 << 20
+_DEPTH, _ENOUGH_BRANCHES, _MOST_BRANCHES = 3, 32, 1000
+
+
+class Branch(NamedTuple):
+    """A folder of a tree: with all below it, or only the files right in it."""
+
+    folder: str
+    whole: bool
 
 
 def is_remote(uri: str) -> bool:
@@ -51,16 +59,42 @@ def size_and_time(uri: str, options: str = "") -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def walk(top: str, options: str = "") -> Iterator[tuple[str, str, int]]:
+def walk(top: str, options: str = "", branch: Branch | None = None) -> Iterator[tuple[str, str, int]]:
     """Address, path below `top` and bytes (-1 if not known) of every file, in the order of names.
 
-    Only the names of one folder and of those above it are in memory at a time.
+    Of a folder the files come before the folders in it. Only the names of one folder and of those above
+    it are in memory at a time.
+
+    Parameters
+    ----------
+    branch : Branch
+        One of `branches(top)`: only the files there.
     """
+    branch = branch or Branch(top, True)
     if is_remote(top):
-        yield from _walk_objects(top[:5], options, top[5:], len(top) - 4)
+        yield from _walk_objects(top[:5], options, branch.folder[5:], len(top) - 4, branch.whole)
         return
-    for file in _walk_disk(top):
+    for file in _walk_disk(top, branch):
         yield as_utf8(file), os.path.relpath(file, top), os.stat(file).st_size if os.path.exists(file) else -1
+
+
+def branches(top: str, options: str = "") -> list[Branch]:
+    """Pieces of a tree that can be walked at once: one after the other they give what `walk` gives.
+
+    A folder with thousands of folders in it is not cut.
+    """
+    found = [Branch(top, True)]
+    for _ in range(_DEPTH):
+        finer: list[Branch] = []
+        for branch in found:
+            subfolders = _subfolders(top, branch.folder, options) if branch.whole else []
+            finer += [Branch(branch.folder, False), *(Branch(f, True) for f in subfolders)] if subfolders else [branch]
+            if len(finer) > _MOST_BRANCHES:
+                return found
+        if finer == found or len(found) >= _ENOUGH_BRANCHES:
+            return found
+        found = finer
+    return found
 
 
 def open_binary(uri: str, options: str = "") -> Any:
@@ -91,7 +125,9 @@ def _filesystem(scheme: str, options: str) -> Any:
         raise ValueError(f"options for {scheme} that pyarrow.fs does not know: {error}") from error
 
 
-def _walk_objects(scheme: str, options: str, folder: str, skip: int) -> Iterator[tuple[str, str, int]]:
+def _walk_objects(
+    scheme: str, options: str, folder: str, skip: int, whole: bool = True
+) -> Iterator[tuple[str, str, int]]:
     from pyarrow.fs import FileSelector, FileType
 
     found = _filesystem(scheme, options).get_file_info(FileSelector(folder))
@@ -101,24 +137,43 @@ def _walk_objects(scheme: str, options: str, folder: str, skip: int) -> Iterator
         if kind == FileType.File:
             yield scheme + path, path[skip:], -1 if size is None else size
     for path, _, kind in entries:
-        if kind == FileType.Directory:
+        if whole and kind == FileType.Directory:
             yield from _walk_objects(scheme, options, path, skip)
 
 
-def _walk_disk(top: str) -> Iterator[str]:
+def _walk_disk(top: str, branch: Branch) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise error
 
     visited = set()
-    for folder, subfolders, files in os.walk(top, onerror=fail, followlinks=True):
+    for folder, subfolders, files in os.walk(branch.folder, onerror=fail, followlinks=True):
         here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in visited:  # a link that leads back
+        if (here.st_dev, here.st_ino) in visited or _leads_back(top, folder):
             subfolders.clear()
             continue
         visited.add((here.st_dev, here.st_ino))
-        subfolders.sort()
+        subfolders[:] = sorted(subfolders) if branch.whole else []
         for file in sorted(files):
             yield os.path.join(folder, file)
+
+
+def _leads_back(top: str, folder: str) -> bool:
+    """Is it a link into the tree? What lies there is come upon without it."""
+    above = os.path.realpath(top)
+    real = os.path.realpath(folder)
+    return real != os.path.normpath(os.path.join(above, os.path.relpath(folder, top))) and (
+        real == above or real.startswith(os.path.join(above, ""))
+    )
+
+
+def _subfolders(top: str, folder: str, options: str) -> list[str]:
+    if is_remote(folder):
+        from pyarrow.fs import FileSelector, FileType
+
+        found = _filesystem(folder[:5], options).get_file_info(FileSelector(folder[5:]))
+        return sorted(folder[:5] + info.path for info in found if info.type == FileType.Directory)
+    with os.scandir(folder) as entries:
+        return sorted(entry.path for entry in entries if entry.is_dir() and not _leads_back(top, entry.path))
 
 
 def as_utf8(name: str) -> str:

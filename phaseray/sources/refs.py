@@ -30,6 +30,9 @@ class InputRef:
     params : str
         JSON of what else reading needs (the seed and the source of artificial crystals, columns of
         tables, options of object stores, symprec); empty if nothing.
+    sha256 : str
+        Of the content, in hex, where listing reads it anyway (members of tars, lines of JSON files);
+        else "": then it is known when the input has been read.
     """
 
     id: str
@@ -39,6 +42,7 @@ class InputRef:
     index: int = -1
     size: int = -1
     params: str = ""
+    sha256: str = ""
 
     @property
     def known(self) -> dict[str, Any]:

@@ -13,12 +13,13 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 # a row group is what is read at once
 _ROWS, _BYTES = 64, 4 << 20
-_STAMP = b"phaseray.stamp"
+_STAMP = b"phaseray.spool.2"
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,18 @@ class Item:
     size: int
     content: bytes | None
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the content, in hex; "" without any."""
+        return hashlib.sha256(self.content).hexdigest() if self.content is not None else ""
+
 
 def spool_path(folder: Path, uri: str, params: str) -> Path:
     return folder / f"{hashlib.sha256(f'{uri} {params}'.encode()).hexdigest()[:16]}.parquet"
 
 
-def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iterator[tuple[int, str, int]]:
-    """Index, name and size of every item; when the last has been asked for, the spool is there.
+def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iterator[tuple[int, str, int, str]]:
+    """Index, name, size and digest of every item; when the last has been asked for, the spool is there.
 
     Parameters
     ----------
@@ -51,7 +57,7 @@ def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iter
 
     if _stamp(path) == stamp:
         file = pq.ParquetFile(path)
-        for batch in file.iter_batches(columns=["index", "name", "size"]):
+        for batch in file.iter_batches(columns=["index", "name", "size", "sha256"]):
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +74,7 @@ def spooled(path: Path, stamp: str, items: Callable[[], Iterator[Item]]) -> Iter
                 if len(group) >= _ROWS or size >= _BYTES:
                     _write(writer, group)
                     group, size = [], 0
-                yield item.index, item.name, item.size
+                yield item.index, item.name, item.size, item.sha256
             if group:
                 _write(writer, group)
         with aside.open("rb") as file:
@@ -94,7 +100,7 @@ def read_spool(path: Path, wanted: Collection[int]) -> Iterator[Item]:
         if statistics.min > max(indices):
             return
         if any(statistics.min <= i <= statistics.max for i in indices):
-            for row in file.read_row_group(group).to_pylist():
+            for row in file.read_row_group(group, columns=["index", "name", "size", "content"]).to_pylist():
                 if row["index"] in indices:
                     yield Item(**row)
         group += 1
@@ -103,13 +109,15 @@ def read_spool(path: Path, wanted: Collection[int]) -> Iterator[Item]:
 def _schema() -> Any:
     import pyarrow as pa
 
-    return pa.schema([("index", pa.int64()), ("name", pa.string()), ("size", pa.int64()), ("content", pa.binary())])
+    columns = [("index", pa.int64()), ("name", pa.string()), ("size", pa.int64()), ("sha256", pa.string())]
+    return pa.schema([*columns, ("content", pa.binary())])
 
 
 def _write(writer: Any, group: list[Item]) -> None:
     import pyarrow as pa
 
-    writer.write_batch(pa.RecordBatch.from_pylist([asdict(item) for item in group], schema=_schema()))
+    rows = [asdict(item) | {"sha256": item.sha256} for item in group]
+    writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_schema()))
 
 
 def _stamp(path: Path) -> str | None:

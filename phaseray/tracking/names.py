@@ -17,6 +17,8 @@ def run_name(config: TrainConfig, seed: int) -> str:
         parts = ["unet", f"d{model.depth}", f"w{model.width}"]
         parts += ["zero"] if model.padding == "zero" else []
         parts += [f"norm_{model.norm}"] if model.norm != "group" else []
+    elif model.kind == "cleaner":
+        parts = ["cleaner", f"w{model.width}"]
     else:
         parts = ["mlp", "h" + "x".join(str(n) for n in model.hidden)]
     parts += [config.input] if config.input != "intensities" else []

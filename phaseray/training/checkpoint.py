@@ -20,13 +20,13 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from phaseray.config import ConfigError, TrainConfig
+from phaseray.config import ConfigError, ModelConfig, TrainConfig
 from phaseray.diffraction.grid import Shape
 from phaseray.models import build_model
 from phaseray.training.history import Cursor, Mean
 
 __all__ = [
-    "MODEL_JSON", "MODEL_WEIGHTS", "CheckpointError", "ModelMeta", "load_checkpoint", "load_optimizer",
+    "MODEL_JSON", "MODEL_WEIGHTS", "CheckpointError", "ModelMeta", "begin_with", "load_checkpoint", "load_optimizer",
     "load_unaveraged", "save",
 ]  # fmt: skip
 
@@ -153,6 +153,24 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelMeta]:
     except RuntimeError as error:
         raise CheckpointError(f"{folder / MODEL_WEIGHTS} does not fit the network in {MODEL_JSON}: {error}") from error
     return model.eval(), meta
+
+
+def begin_with(model: nn.Module, config: ModelConfig, path: str) -> None:
+    """Put the weights of a checkpoint of the same network into `model`; "shipped" means those of the package.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint is damaged, or of another network.
+    """
+    if path == "shipped":
+        from phaseray.phasing.weights import SHIPPED
+
+        path = str(SHIPPED)
+    before, meta = load_checkpoint(path)
+    if meta.config.model != config:
+        raise CheckpointError(f"train.start_from: {path} is of another network ({meta.config.model}, not {config})")
+    model.load_state_dict(before.state_dict())
 
 
 def load_optimizer(path: str | Path, optimizer: torch.optim.Optimizer) -> None:

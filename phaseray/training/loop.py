@@ -26,6 +26,7 @@ from phaseray.training.checkpoint import ModelMeta
 from phaseray.training.history import Cursor, Mean, epochs_since_best
 from phaseray.training.inputs import network_input, target_scale, uncentred
 from phaseray.training.objective import Network, Objective, objective_of
+from phaseray.training.phasing import phased
 from phaseray.training.protocols import Amplitudes, Batch, TrainingData
 from phaseray.training.schedules import rate_factor
 from phaseray.training.state import Epoch, TrainingState
@@ -134,7 +135,7 @@ def _passes(
     """One epoch, or what is left of it: one pass over the data, or so much that `steps_per_epoch` steps are had."""
     config = state.config
     wanted = config.steps_per_epoch
-    total = config.epochs * steps_per_epoch(state, data, among.world)
+    per_epoch = steps_per_epoch(state, data, among.world)
     passes = math.ceil(wanted / max(1, _steps_per_pass(state, data, among.world))) if wanted else 1
 
     def after_step(mean: Mean) -> None:
@@ -155,7 +156,7 @@ def _passes(
             rank=among.rank, world=among.world, voxels=config.batch_voxels, skip=before.crystals,
         )  # fmt: skip
         train_epoch(
-            state, batches, objective=objective, rank=among.rank, world=among.world, total_steps=total,
+            state, batches, objective=objective, rank=among.rank, world=among.world, per_epoch=per_epoch,
             limit=None if wanted is None else wanted - before.steps, after_step=after_step,
         )  # fmt: skip
         if wanted is None:
@@ -173,7 +174,7 @@ def train_epoch(
     objective: Objective | None = None,
     rank: int = 0,
     world: int = 1,
-    total_steps: int = 1,
+    per_epoch: int = 1,
     limit: int | None = None,
     after_step: Callable[[Mean], None] | None = None,
 ) -> Mean:
@@ -186,7 +187,7 @@ def train_epoch(
 
     Parameters
     ----------
-    total_steps : of the whole training, for the schedule of the learning rate
+    per_epoch : steps, for the schedule of the learning rate
     limit : steps that are taken at most
     after_step : called with the mean loss of the epoch so far
 
@@ -206,7 +207,9 @@ def train_epoch(
         waited = time.monotonic() - began
         if not group:
             break
-        rate = config.learning_rate * rate_factor(config, state.step, total_steps)
+        # not state.step: with other workers than before an epoch has other steps
+        at = state.epoch * per_epoch + state.cursor.steps
+        rate = config.learning_rate * rate_factor(config, at, config.epochs * per_epoch)
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = rate
         buffers = [b.clone() for b in state.model.buffers()] if config.on_nonfinite == "skip" else []
@@ -327,6 +330,9 @@ def predict(model: nn.Module, meta: ModelMeta, batches: Iterable[Amplitudes]) ->
     device = next(model.parameters()).device
     model.eval()
     for batch in batches:
+        if meta.config.model.kind == "cleaner":
+            yield phased(model, batch, meta)
+            continue
         a_BDHK = torch.tensor(batch.amplitude, device=device)
         truth = getattr(batch, "density", None)
         scale_B = target_scale(

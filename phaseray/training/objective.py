@@ -19,7 +19,7 @@ from phaseray.training.state import TrainingState
 
 __all__ = ["Network", "Objective", "RegressionObjective", "objective_of"]
 
-Network = Callable[[Tensor], Tensor]
+Network = Callable[..., Tensor]
 
 
 class Objective(Protocol):
@@ -62,4 +62,8 @@ class RegressionObjective:
 
 def objective_of(config: TrainConfig) -> Objective:
     """The task of a configuration."""
+    if config.model.kind == "cleaner":
+        from phaseray.training.phasing import PhasingObjective
+
+        return PhasingObjective(config.phasing)
     return RegressionObjective()

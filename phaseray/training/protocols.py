@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from phaseray.diffraction.grid import Shape
 
-__all__ = ["Amplitudes", "Batch", "TrainingData"]
+__all__ = ["Amplitudes", "Batch", "CellBatch", "TrainingData"]
 
 
 class Amplitudes(Protocol):
@@ -35,6 +35,14 @@ class Batch(Amplitudes, Protocol):
     @property
     def density(self) -> NDArray[np.float32]:
         """(B, nx, ny, nz) e/Å³."""
+
+
+class CellBatch(Batch, Protocol):
+    """What the phasing network needs."""
+
+    @property
+    def cell(self) -> NDArray[np.float64]:
+        """(B, 6) Å and degrees."""
 
 
 class TrainingData(Protocol):

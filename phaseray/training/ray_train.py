@@ -32,6 +32,7 @@ from phaseray.pipeline.loading import open_dataset
 from phaseray.pipeline.storage import read_json, write_json, write_text
 from phaseray.tracking import Run, flat_params, prepare, registered_name, run_name, send_waiting
 from phaseray.training import checkpoint
+from phaseray.training.history import Epoch, epochs_since_best
 from phaseray.training.lines import lines_to
 from phaseray.training.loop import NonFiniteLossError
 from phaseray.training.protocols import TrainingData
@@ -39,6 +40,8 @@ from phaseray.training.state import check_trainable
 from phaseray.training.worker import Task, losses_in_words, work
 
 __all__ = ["TrainResult", "train"]
+
+RESIZE_SECONDS = 60.0  # between looks at whether there is room for more elastic workers
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class TrainResult:
     model : path of the folder with the best model (model.safetensors, model.json); `last` is a folder in it
     best_epoch, best_val_loss : by validation loss, or by training loss where nothing is held out (then None)
     train_loss : of the best epoch
+    steps : of the optimizer
     seconds : of training, restarts not counted
+    data_wait_fraction : share of the time of all steps that was spent waiting for batches
     key : names all that the weights depend on but the epochs and the machines
     run_id : of MLflow
     """
@@ -59,10 +64,12 @@ class TrainResult:
     model: str
     parameters: int
     epochs: int
+    steps: int
     best_epoch: int
     best_val_loss: float | None
     train_loss: float
     seconds: float
+    data_wait_fraction: float
     seed: int
     dataset_digest: str
     key: str
@@ -142,10 +149,12 @@ def _done(output: Path, key: str, config: TrainConfig, tracking: TrackingConfig 
     try:
         before = TrainResult(**read_json(output / "summary.json"))
         checkpoint.load_checkpoint(output)
+        history = [Epoch(**line) for line in read_json(output / "history.json")]
     except (OSError, TypeError, ValueError):
         return None
     out_of_time = config.max_minutes is not None and before.seconds > 60 * config.max_minutes
-    enough = before.epochs >= config.epochs or out_of_time
+    stale = config.early_stopping is not None and epochs_since_best(history) >= config.early_stopping
+    enough = before.epochs >= config.epochs or out_of_time or stale
     tracked = tracking is None or before.run_id is not None
     return before if before.key == key and enough and tracked else None
 
@@ -229,7 +238,9 @@ def _run(
             work,
             train_loop_config={"task": Task(config, data, seed, run, lines)},
             torch_config=TorchConfig(timeout_s=600),
-            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=config.workers, use_gpu=config.use_gpu, elastic_resize_monitor_interval_s=RESIZE_SECONDS
+            ),
             run_config=RunConfig(
                 name=name,
                 storage_path=str(storage),
@@ -237,7 +248,7 @@ def _run(
                 failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=15),
                 # the best, and the last to go on from, which is always kept
                 checkpoint_config=CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="min"
+                    num_to_keep=config.keep_best, checkpoint_score_attribute="goodness", checkpoint_score_order="max"
                 ),
                 logging_config=LoggingConfig(log_level="ERROR"),
                 callbacks=list(callbacks),
@@ -253,13 +264,20 @@ def _run(
             raise
 
 
+def _data_wait(history: Sequence[dict[str, Any]]) -> float:
+    seconds = sum(line["seconds"] for line in history)
+    waited = sum((line["data_wait"] or 0.0) * line["seconds"] for line in history)
+    return float(waited / max(seconds, 1e-9))
+
+
 def _finish(
     result: Any, data: TrainingData, output: Path, seed: int, name: str, key: str, run: Run | None
 ) -> TrainResult:
     with result.checkpoint.as_directory() as folder:
         model, last = checkpoint.load_checkpoint(folder)
     checkpoint.save(output / "last", model, last)
-    best, _ = min(result.best_checkpoints, key=lambda pair: pair[1]["score"])
+    scored = [pair for pair in result.best_checkpoints if "score" in pair[1]]
+    best, _ = min(scored, key=lambda pair: pair[1]["score"])
     with best.as_directory() as folder:
         model, meta = checkpoint.load_checkpoint(folder)
     checkpoint.save(output, model, meta)
@@ -269,10 +287,12 @@ def _finish(
         model=str(output),
         parameters=parameter_count(model),
         epochs=last.epoch,
+        steps=last.step,
         best_epoch=meta.epoch,
         best_val_loss=line["val_loss"],
         train_loss=line["train_loss"],
         seconds=last.seconds,
+        data_wait_fraction=_data_wait(last.history),
         seed=seed,
         dataset_digest=data.digest,
         key=key,

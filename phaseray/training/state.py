@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from phaseray.models import build_model
 from phaseray.training import checkpoint
 from phaseray.training.averaging import averaged_copy
 from phaseray.training.checkpoint import ModelMeta
-from phaseray.training.history import Cursor, Epoch
+from phaseray.training.history import Cursor, Epoch, Mean
 from phaseray.training.protocols import TrainingData
 
 __all__ = ["Epoch", "TrainingState", "check_trainable"]
@@ -67,14 +67,14 @@ class TrainingState:
         """The weights that are validated and handed out: the mean, where there is one."""
         return self.model if self.averaged is None else self.averaged
 
-    def autocast(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+    def autocast(self, network: nn.Module) -> Callable[..., Tensor]:
         """`network` in the configured precision; what it gives is float32."""
         if self.config.precision == "float32":
             return network
 
-        def lowered(x: Tensor) -> Tensor:
+        def lowered(*inputs: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16):
-                y: Tensor = network(x)
+                y: Tensor = network(*inputs)
             return y.float()
 
         return lowered
@@ -88,6 +88,8 @@ class TrainingState:
         shape = min(data.shapes, key=lambda shape: (math.prod(shape), shape))
         torch.manual_seed(seed)
         model = build_model(config.model, shape).to(device)
+        if config.start_from is not None:
+            checkpoint.begin_with(model, config.model, config.start_from)
         return cls(
             model, _optimizer(config, model), config, shape, seed, data.digest, data.d_min,
             device=torch.device(device),
@@ -104,8 +106,10 @@ class TrainingState:
         unaveraged = None if self.averaged is None else self.model
         checkpoint.save(folder, self.to_use, self.meta, self.optimizer, unaveraged)
 
-    def restore(self, folder: str | Any) -> None:
+    def restore(self, folder: str | Any, *, rank: int = 0) -> None:
         """Go on from a checkpoint of the same network and data.
+
+        Sums over all workers, such as the loss of a begun epoch, are rank 0's to go on with.
 
         Raises
         ------
@@ -130,6 +134,8 @@ class TrainingState:
             group |= {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
         self.epoch, self.seconds = meta.epoch, meta.seconds
         self.step, self.skipped, self.cursor = meta.step, meta.skipped, meta.cursor
+        if rank:
+            self.cursor = replace(self.cursor, loss=Mean())
         self.history = [Epoch(**e) for e in meta.history]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from phaseray.training.protocols import TrainingData
 from phaseray.training.state import TrainingState
 
 SECONDS_BETWEEN_LINES = 10.0
+NEVER_BEST = -sys.float_info.max  # of a checkpoint that is there to go on from only
 EXAMPLES = 2  # validation crystals drawn at each epoch
 
 
@@ -49,31 +51,40 @@ def work(received: dict[str, Task]) -> None:
     before = get_checkpoint()
     if before:
         with before.as_directory() as folder:
-            state.restore(folder)
+            state.restore(folder, rank=rank)
     state.call(prepare_model(state.model, parallel_strategy="ddp" if world > 1 else None))
     teller = _Teller(task, state, steps_per_epoch(state, data, world)) if rank == 0 else None
+
+    def keep(state: TrainingState, metrics: dict[str, float]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            if teller:
+                state.save(folder)
+            report(metrics, checkpoint=Checkpoint.from_directory(folder) if teller else None)
 
     def on_epoch(state: TrainingState) -> None:
         line = state.history[-1]
         metrics = {
             "epoch": line.epoch,
+            "step": line.steps,
             "score": line.score,
+            "goodness": -line.score,
             "train/loss": line.train_loss,
             "time/epoch_s": line.seconds,
         }
-        if line.val_loss is not None:
-            metrics["val/loss"] = line.val_loss
-        with tempfile.TemporaryDirectory() as folder:
-            if teller:
-                state.save(folder)
-                teller.epoch(state, metrics)
-            report(metrics, checkpoint=Checkpoint.from_directory(folder) if teller else None)
+        optional = {"val/loss": line.val_loss, "time/data_wait_fraction": line.data_wait}
+        metrics |= {name: value for name, value in optional.items() if value is not None}
+        if config.on_nonfinite == "skip":
+            metrics["train/skipped_steps"] = state.skipped
+        if teller:
+            teller.epoch(state, metrics)
+        keep(state, metrics)
 
     fit(
         state,
         data,
         on_epoch=on_epoch,
         on_step=teller.step if teller else None,
+        on_checkpoint=lambda state: keep(state, {"epoch": state.epoch, "step": state.step, "goodness": NEVER_BEST}),
         rank=rank,
         world=world,
         add_up=(lambda mean: _add_up(mean, state.device)) if world > 1 else lambda mean: mean,
@@ -89,8 +100,12 @@ class _Teller:
         self.first, self.began = state.epoch, time.monotonic()
         self.spoke = self.epoch_began = time.monotonic()
         self.example = _example(task.data) if task.run else None
-        if state.epoch:
-            self._say(f"going on after epoch {state.epoch}")
+        if not isinstance(task.config.workers, int):
+            workers = get_context().get_world_size()
+            self._say(f"{workers} worker{'s' if workers > 1 else ''}")
+        if state.step:
+            within = f", step {state.cursor.steps} of epoch {state.epoch + 1}" if state.cursor.steps else ""
+            self._say(f"going on after epoch {state.epoch}{within}")
 
     def step(self, step: int, mean: Mean) -> None:
         now = time.monotonic()
@@ -106,7 +121,8 @@ class _Teller:
         if config.max_minutes is not None:
             left = min(left, max(0.0, 60 * config.max_minutes - state.seconds))
         losses = losses_in_words(line.train_loss, line.val_loss)
-        self._say(f"epoch {line.epoch} of {config.epochs}: {losses}, {line.seconds:.1f} s, {_time(left)} left")
+        skipped = f", {line.skipped} steps skipped (not finite)" if line.skipped else ""
+        self._say(f"epoch {line.epoch} of {config.epochs}: {losses}{skipped}, {line.seconds:.1f} s, {_time(left)} left")
         self.epoch_began = now
         if self.task.run:
             named = {k: v for k, v in metrics.items() if "/" in k}

@@ -124,3 +124,14 @@ def test_density_does_not_depend_on_the_grid(system: str) -> None:
     crystal = random_crystal(CELLS[system], seed=5)
     coarse, fine = density(crystal, (20, 20, 20), 1.0), density(crystal, (40, 40, 40), 1.0)
     assert_allclose(fine[::2, ::2, ::2], coarse, atol=1e-4)
+
+
+@pytest.mark.parametrize("d_min", [1.6, 0.5])
+@pytest.mark.parametrize("system", ["triclinic", "cubic"])
+def test_matrix_products_and_fft_give_the_same_density(xp, system: str, d_min: float) -> None:
+    """1.6 Å leaves most of the grid empty, 0.5 Å fills it."""
+    crystal = random_crystal(CELLS[system], seed=9)
+    f, rho = maps.structure_factors_and_density(crystal, SHAPE, d_min, xp=xp)
+    expected = maps.density_from_half_grid(structure_factor_grid(crystal, SHAPE, d_min), SHAPE, crystal.volume)
+    assert_allclose(backend.to_numpy(rho), expected, atol=2e-6 * np.abs(expected).max())
+    assert_allclose(backend.to_numpy(f), structure_factor_grid(crystal, SHAPE, d_min), atol=1e-6 * crystal.n_electrons)

@@ -12,6 +12,7 @@ from phaseray import Crystal, Rejection, backend, structure_factors
 from phaseray.config import CifSource
 from phaseray.diffraction import separable
 from phaseray.diffraction import structure_factors as module
+from phaseray.diffraction.atoms import Atoms
 from phaseray.diffraction.grid import complete_d_min
 from phaseray.diffraction.scattering import Probe
 from phaseray.diffraction.structure_factors import structure_factor_grid
@@ -153,7 +154,7 @@ def test_blocks_of_atoms_change_nothing(monkeypatch: pytest.MonkeyPatch, system:
     whole = structure_factor_grid(crystal, SHAPE, 1.0)
     hkl = indices_of((6, 6, 6))
     listed = structure_factors(crystal, hkl)
-    monkeypatch.setattr(separable, "BLOCK", 2000)
+    monkeypatch.setattr(separable, "BLOCK", 4000)
     monkeypatch.setattr(module, "BLOCK", 2000)
     assert_allclose(structure_factor_grid(crystal, SHAPE, 1.0), whole, atol=1e-6 * crystal.n_electrons)
     assert_allclose(structure_factors(crystal, hkl), listed, atol=1e-9 * crystal.n_electrons)
@@ -221,3 +222,44 @@ def test_no_atoms_scatter_nothing() -> None:
     empty = Crystal(cell=[5.0, 5, 5, 90, 90, 90], numbers=[], positions=np.zeros((0, 3)))
     assert not structure_factor_grid(empty, (8, 8, 8), 1.0).any()
     assert not structure_factors(empty, np.array([[1, 0, 0]])).any()
+
+
+@pytest.mark.parametrize("displacement", DISPLACEMENTS)
+@pytest.mark.parametrize("system", ["triclinic", "monoclinic", "hexagonal", "cubic"])
+def test_a_centre_at_the_origin_halves_the_atoms_and_changes_nothing(system: str, displacement: str) -> None:
+    one = random_crystal(CELLS[system], seed=8, n=9, displacement=displacement)
+    # the first is its own mate
+    positions = np.vstack([[0.5, 0, 0.5], one.positions[1:], -one.positions[1:]])
+    rows = [*range(9), *range(1, 9)]
+    crystal = Crystal(
+        cell=one.cell, numbers=one.numbers[rows], positions=positions, occupancy=one.occupancy[rows],
+        u_iso=one.u_iso[rows], u_aniso=None if one.u_aniso is None else one.u_aniso[rows],
+    )  # fmt: skip
+    folded = Atoms.folded(crystal)
+    assert (folded.centric, len(folded.weight)) == (True, 9)
+    within = sphere(crystal, SHAPE, 1.0)
+    grid = structure_factor_grid(crystal, SHAPE, 1.0).reshape(-1)[within]
+    expected = by_gemmi(crystal, indices_of(SHAPE)[within])
+    assert np.abs(grid - expected)[1:].max() / crystal.n_electrons < ACCURACY
+    assert not grid.imag.any()
+
+
+@pytest.mark.parametrize("changed", ["positions", "occupancy", "u_iso", "numbers", "isotopes"])
+def test_atoms_that_differ_are_no_mates(changed: str) -> None:
+    x = np.array([[0.1, 0.2, 0.3], [0.9, 0.8, 0.7]])
+    values = {"positions": x, "numbers": [1, 1], "occupancy": [0.5, 0.5], "u_iso": [0.02, 0.02], "isotopes": [0, 0]}
+    assert Atoms.folded(Crystal(cell=[5.0, 6, 7, 80, 90, 100], **values)).centric
+    values[changed] = {
+        "positions": x + np.array([[0, 0, 1e-6], [0, 0, 0]]), "numbers": [1, 6], "occupancy": [0.5, 0.6],
+        "u_iso": [0.02, 0.021], "isotopes": [0, 2],
+    }[changed]  # fmt: skip
+    assert not Atoms.folded(Crystal(cell=[5.0, 6, 7, 80, 90, 100], **values)).centric
+
+
+@pytest.mark.parametrize("exponent", [0.01, 0.3, 1.0, 4.0, 8.0])
+def test_chebyshev_nodes_are_enough(exponent: float) -> None:
+    nodes = separable.count_nodes(exponent)
+    at, basis = separable.chebyshev(-9, 9, nodes)
+    for y in np.linspace(-exponent, exponent, 7):
+        exact = np.exp(y * np.fft.fftfreq(19, 1 / 19) / 9)
+        assert np.abs(np.exp(y * at / 9) @ basis - exact).max() < 1e-5 * np.exp(exponent)

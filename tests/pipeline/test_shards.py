@@ -126,3 +126,26 @@ def test_a_grid_over_the_limit_is_rejected_by_name(catalogue: Path, cif_folder: 
     reasons = open_dataset(tmp_path / "s").info["rejections"]
     assert len(reasons) == summary["rejected"]
     assert "max_grid_points" in reasons[0]["reason"]
+
+
+def test_half_precision_loads_as_single_and_says_its_error(
+    catalogue: Path, cif_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    facts = generate(small(cif_folder, "generate.dtype=float16"), catalogue, tmp_path / "s")
+    half, single = open_dataset(tmp_path / "s"), open_dataset(shards)
+    assert facts["bytes_per_crystal"] < 0.7 * single.info["bytes_per_crystal"]
+    for ours, exact in zip(
+        half.batches("test", 8, shuffle=False), single.batches("test", 8, shuffle=False), strict=True
+    ):
+        assert ours.ids == exact.ids
+        for name in ("amplitude", "density"):
+            stored, grid = getattr(ours, name), getattr(exact, name)
+            assert stored.dtype == np.float32
+            largest = abs(grid).max(axis=(1, 2, 3), keepdims=True)
+            assert (abs(stored - grid) / largest).max() <= half.info["storage_error"][name]["largest"]
+    for error in half.info["storage_error"].values():
+        assert 0 < error["largest"] < 2**-11
+        assert 0 < error["rms"] < 2**-11
+    assert single.info["storage_error"] == {}
+    assert "half precision" in (tmp_path / "s" / "README.md").read_text()
+    assert not (tmp_path / "s" / "plan.parquet").exists()

@@ -1,12 +1,9 @@
 """Trainings on a private Ray of this process; each test has a hard limit, for Ray waits for ever."""
 
 import json
-import os
 import shutil
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,7 @@ from phaseray.training.loop import NonFiniteLossError, fit
 from phaseray.training.ray_train import train
 from phaseray.training.state import TrainingState
 from tests.training import memory_data
-from tests.training.memory_data import MemoryData
+from tests.training.memory_data import Interrupted, MemoryData
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -109,28 +106,19 @@ def test_two_workers_take_the_steps_of_one_with_twice_the_batch(tmp_path):
     np.testing.assert_allclose(losses(tmp_path), plain(alone, data), rtol=1e-5)
 
 
-@dataclass
-class DiesOnce(MemoryData):
-    """The worker that asks for the second epoch is killed, the first time."""
-
-    mark: str = ""
-    splits: dict = field(default_factory=dict)
-
-    def batches(self, split, batch_size, *, seed, epoch, rank=0, world=1, shuffle=True):
-        if split == "train" and epoch == 2 and not Path(self.mark).exists():
-            Path(self.mark).touch()
-            time.sleep(2)  # the first epoch is reported, but the controller must have seen it
-            os._exit(1)
-        return super().batches(split, batch_size, seed=seed, epoch=epoch, rank=rank, world=world, shuffle=shuffle)
-
-
-def test_a_killed_worker_is_restarted_from_the_last_epoch(tmp_path):
-    data = DiesOnce(mark=str(tmp_path / "died"), splits=MemoryData.of().splits)
+def test_a_killed_worker_goes_on_at_the_next_sample(tmp_path):
+    config = SMALL.model_copy(update={"checkpoint_every_steps": 3})
+    data = Interrupted.at(tmp_path, batch=3)
     lines = []
-    train(SMALL, data, tmp_path / "out", progress=lines.append)
-    assert (tmp_path / "died").exists()
-    assert "going on after epoch 1" in lines
-    np.testing.assert_allclose(losses(tmp_path / "out"), plain(SMALL, MemoryData(data.splits)), rtol=1e-12)
+    result = train(config, data, tmp_path / "out", progress=lines.append)
+    assert (tmp_path / "mark").exists()
+    assert "going on after epoch 1, step 3 of epoch 2" in lines
+    undisturbed = fit(TrainingState.fresh(config, data, seed=0), MemoryData(data.splits))
+    assert losses(tmp_path / "out") == [(e.train_loss, e.val_loss) for e in undisturbed.history]
+    assert result.steps == undisturbed.step == 12
+    kept, _ = load_checkpoint(tmp_path / "out" / "last")
+    for name, value in undisturbed.model.state_dict().items():
+        assert torch.equal(kept.state_dict()[name], value)
 
 
 def test_divergence_comes_back_as_the_error_it_is(tmp_path):

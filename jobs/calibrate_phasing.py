@@ -1,0 +1,106 @@
+"""Make a calibration anew: features of starts right and wrong, of crystals whose truth is known, to coefficients.
+
+    python jobs/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/charge_flipping.json
+
+The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
+molecular ones first, and as many artificial ones as asked for. Each is tried at one resolution in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from phaseray import Crystal, Rejection
+from phaseray.config import CifSource, SplitConfig, SyntheticSource
+from phaseray.phasing import calibration, scoring
+from phaseray.phasing.benchmark import has_c_and_h, truth_of
+from phaseray.phasing.charge_flipping import Flipper, Settings
+from phaseray.phasing.milestones import finish
+from phaseray.phasing.problem import PhaseProblem, resampled
+from phaseray.pipeline.split import split_of
+from phaseray.sources.files import list_inputs, read_inputs
+from phaseray.sources.synthetic import synthetic_crystal
+
+RESOLUTIONS = (0.9, 1.5, 1.2, 2.0, 1.5, 0.8, 1.0)
+NAMES = (
+    "residual", "skewness", "kurtosis", "top", "negative", "sayre", "patterson", "agreement", "d_min",
+    "d_min*residual", "d_min*negative", "d_min*sayre", "d_min*agreement",
+)  # fmt: skip
+STARTS, MILESTONES, RIGHT = 16, (50, 200), 0.8
+
+
+def crystals(source: str, max_volume: float, real: int, artificial: int, seed: int) -> list[Crystal]:
+    found = []
+    for _, crystal, _ in read_inputs(list_inputs(CifSource(path=source), seed)):
+        if isinstance(crystal, Rejection) or (crystal.occupancy < 1).any() or crystal.volume > max_volume:
+            continue
+        if crystal.n_atoms >= 3 and split_of(crystal.reduced_formula, SplitConfig()) != "test":
+            found.append(crystal.with_default_u_iso(0.02))
+    np.random.default_rng(seed).shuffle(found)  # type: ignore[arg-type]
+    found.sort(key=lambda c: not has_c_and_h(c))
+    made = [synthetic_crystal(SyntheticSource(max_atoms=60), seed, i) for i in range(artificial)]
+    return found[:real] + made
+
+
+def rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Features, np.ndarray]]:
+    """Features, and map_cc with the truth, of the finished starts at each milestone."""
+    problem = PhaseProblem.from_crystal(crystal, d_min)
+    truth = truth_of(crystal, problem)
+    flipper = Flipper(problem, STARTS, seed, Settings())
+    done, out = 0, []
+    for stop in MILESTONES:
+        flipper.run(stop - done)
+        done = stop
+        phases = finish(problem, resampled(flipper.phases(), flipper.problem.shape, problem.shape), 40)
+        pair = torch.cat([phases, truth[None]])
+        right = scoring.correlations(problem, pair, STARTS)[:STARTS].numpy()
+        out.append((scoring.features(problem, phases) | {"d_min": np.full(STARTS, d_min)}, right))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source")
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--max-volume", type=float, default=600.0)
+    parser.add_argument("--real", type=int, default=100)
+    parser.add_argument("--artificial", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    began, table, cc, owner = time.perf_counter(), [], [], []
+    chosen = crystals(args.source, args.max_volume, args.real, args.artificial, args.seed)
+    for i, crystal in enumerate(chosen):
+        for features, right in rows(crystal, RESOLUTIONS[i % len(RESOLUTIONS)], args.seed + i):
+            table.append(features)
+            cc.append(right)
+            owner.append(np.full(len(right), i))
+        if i % 20 == 19:
+            print(f"{i + 1} of {len(chosen)} crystals, {time.perf_counter() - began:.0f} s", flush=True)
+    joined = {name: np.concatenate([t[name] for t in table]) for name in table[0]}
+    right, crystal_of = np.concatenate(cc) >= RIGHT, np.concatenate(owner)
+    weight = np.full(len(right), 1 / STARTS * 4)
+    held_out = np.zeros(len(right))
+    for fold in range(5):
+        test = crystal_of % 5 == fold
+        part = calibration.fit({n: v[~test] for n, v in joined.items()}, right[~test], NAMES, weight=weight[~test])
+        held_out[test] = part.probability({n: v[test] for n, v in joined.items()})
+    bins = [(held_out >= low) & (held_out < low + 0.2) for low in np.arange(0, 1, 0.2)]
+    made = {
+        "crystals": len(chosen), "rows": len(right), "right": round(float(right.mean()), 3), "right_from": RIGHT,
+        "seed": args.seed, "d_min": sorted(set(RESOLUTIONS)), "cycles": MILESTONES, "starts": STARTS,
+        "log_loss": round(float(-np.log(np.where(right, held_out, 1 - held_out)).mean()), 3),
+        "said": [round(float(held_out[b].mean()), 3) for b in bins if b.any()],
+        "was": [round(float(right[b].mean()), 3) for b in bins if b.any()],
+    }  # fmt: skip
+    calibration.fit(joined, right, NAMES, weight=weight, made=made).write(args.target)
+    print(made)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Methods of phasing on crystals of which the truth is known: a case is one crystal, resolution and method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phaseray.crystal import Crystal
+from phaseray.diffraction.scattering import Probe
+from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.evaluation.metrics import correlation_maps, solved, trivial
+from phaseray.evaluation.peaks import atoms_found
+from phaseray.phasing.problem import PhaseProblem, density_of, unit
+from phaseray.phasing.solve import STARTS, Method, judged, solve_starts
+
+
+@dataclass(frozen=True)
+class Task:
+    """One crystal at one resolution, to be phased by several methods.
+
+    `measured` holds indices, amplitudes and, where known, their σ, of the whole P1 sphere; None: those of the crystal.
+    """
+
+    crystal: Crystal
+    d_min: float
+    methods: tuple[Method, ...]
+    group: str
+    seed: int = 0
+    time_limit: float | None = 10.0
+    starts: int | None = None
+    measured: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64] | None] | None = None
+    probe: Probe = Probe.XRAY
+
+
+@dataclass(frozen=True)
+class Case:
+    """Outcome of one method on one task; the scores are those of SCIENCE.md.
+
+    `solvable`: the map with the true phases is itself `solved`. Where it is not, atoms are nearer than the
+    resolution tells apart or too light to stand above the ripples, and no method can be `solved`.
+    `map_cc_best` is that of the best start by the truth, as far as a perfect choice of start could get.
+    """
+
+    id: str
+    group: str
+    method: Method
+    d_min: float
+    n_atoms: int
+    volume: float
+    map_cc: float
+    map_cc_best: float
+    atoms_found: float | None
+    solved: bool
+    trivial: bool
+    solvable: bool
+    probability: float
+    starts: int
+    seconds: float
+
+
+def has_c_and_h(crystal: Crystal) -> bool:
+    """What is counted as organic: carbon and hydrogen in it."""
+    return "C" in crystal.composition and "H" in crystal.composition
+
+
+def truth_of(crystal: Crystal, problem: PhaseProblem) -> Tensor:
+    """(nx, ny, nz') true unit phases."""
+    return unit(torch.as_tensor(structure_factor_grid(crystal, problem.shape, problem.d_min * (1 - 1e-6))))
+
+
+def run_task(task: Task) -> list[Case]:
+    """All methods on one crystal, one after the other."""
+    crystal = task.crystal
+    if task.measured is None:
+        problem = PhaseProblem.from_crystal(crystal, task.d_min)
+    else:
+        hkl, amplitude, sigma = task.measured
+        problem = PhaseProblem.of(crystal.cell, hkl, amplitude, d_min=task.d_min, sigma=sigma)
+    d_min = problem.d_min * (1 - 1e-6)
+    f_true = torch.as_tensor(structure_factor_grid(crystal, problem.shape, d_min, probe=task.probe)).clone()
+    f_true[0, 0, 0] = 0
+    truth = (density_of(f_true, problem.shape) / problem.volume).numpy()
+
+    def scores(density: NDArray[np.float32]) -> tuple[float, float | None]:
+        table = correlation_maps(density, truth)
+        match = atoms_found(density, truth, crystal.cell, crystal.positions, crystal.numbers, correlations=table)
+        return float(table.max()), match.recall
+
+    def maps(phases: Tensor) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = problem.density(phases).numpy()
+        return found
+
+    is_trivial = trivial(scores(maps(torch.ones_like(f_true)))[0])
+    is_solvable = solved(*scores(maps(unit(f_true))))
+    cases = []
+    for method in task.methods:
+        began = time.perf_counter()
+        with torch.no_grad():
+            found = solve_starts(problem, method, task.starts or STARTS[method], task.seed, task.time_limit)
+            solution = judged(problem, found, method, began)
+        cc, recall = scores(solution.density)
+        best = max(float(correlation_maps(maps(phases), truth).max()) for phases in found.phases)
+        cases.append(
+            Case(
+                id=crystal.id, group=task.group, method=method, d_min=task.d_min, n_atoms=crystal.n_atoms,
+                volume=crystal.volume, map_cc=cc, map_cc_best=best, atoms_found=recall, solved=solved(cc, recall),
+                trivial=is_trivial, solvable=is_solvable, probability=solution.probability, starts=solution.starts,
+                seconds=solution.seconds,
+            )
+        )  # fmt: skip
+    return cases
+
+
+def run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[list[Case]]:
+    """Outcomes in the order of the tasks; workers are processes with one thread each."""
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        yield from pool.map(run_task, tasks)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,256 @@
+"""Learned cleaning: a network repairs the map, the measured amplitudes are put back, again and again.
+
+Maps and half grids here belong together by x = irfftn(X), torch's sign: the hand is free until the end, and a
+caller who wants phases in the crystallographic sign conjugates. Nothing is assumed about origin, hand or symmetry.
+
+Legend: B crystals or starts, D H W the sides of the grid, K = W // 2 + 1 the half of the last axis.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseray.diffraction.grid import Shape, SpacingGrid
+from phaseray.phasing.problem import PhaseProblem, Starts, resampled
+
+__all__ = [
+    "Observed", "Settings", "State", "clean", "condition", "iterate", "misfit", "put_back", "random_state",
+    "solve_starts", "transform", "transform_back",
+]  # fmt: skip
+
+Network = Callable[..., Tensor]
+_AXES = (-3, -2, -1)
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is known: amplitudes on the half grid of maps of one shape.
+
+    amplitude : (B, D, H, K) float32, 0 where not measured, 0 at 000; brought to unit rms of the map
+    measured : (B, D, H, K) bool; False outside the resolution, at 000 and where a measurement is missing
+    inside : (B, D, H, K) bool; within the resolution, so that missing reflections may be filled in
+    d_min : (B,) Å
+    """
+
+    amplitude: Tensor
+    measured: Tensor
+    inside: Tensor
+    d_min: Tensor
+    shape: Shape
+
+    @classmethod
+    def of(cls, amplitude: Tensor, measured: Tensor, inside: Tensor, d_min: Tensor, shape: Shape) -> Observed:
+        """Amplitudes of any scale, brought to unit rms."""
+        a = torch.where(measured, amplitude, 0.0)
+        return cls(a / _rms(a, shape), measured, inside, d_min, shape)
+
+    def condition(self) -> Tensor:
+        return condition(self)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where an iteration stands.
+
+    coefficients : (B, D, H, K) complex64, measured amplitudes with the present phases
+    cleaned : (B, D, H, W), what the network made of the map before; zeros at the start
+    """
+
+    coefficients: Tensor
+    cleaned: Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the iteration is run.
+
+    relax : over-relaxations, taken by the starts in turn
+    cycles : with over-relaxation
+    settling : cycles after them without, which a solution survives
+    points_per_d_min : of the grid, as in training
+    """
+
+    relax: tuple[float, ...] = (0.5, 0.7, 0.9)
+    cycles: int = 48
+    settling: int = 12
+    points_per_d_min: float = 2.5
+
+
+def solve_starts(
+    problem: PhaseProblem,
+    starts: int = 8,
+    seed: int = 0,
+    time_limit: float | None = None,
+    device: torch.device | str | None = None,
+    *,
+    network: Network | None = None,
+    settings: Settings | None = None,
+) -> Starts:
+    """The network's iteration from `starts` random beginnings at once.
+
+    Parameters
+    ----------
+    network : without, the one of the package (`weights.shipped_network`)
+    time_limit : seconds; the iteration settles early then
+
+    Returns
+    -------
+    Starts, with the features "misfit" (R between the amplitudes of the last cleaned map and the measured ones) and
+    "steadiness" (correlation of the last two maps: 1 where the iteration stands still).
+    """
+    settings = settings or Settings()
+    device = torch.device(device) if device is not None else problem.device
+    if network is None:
+        from phaseray.phasing.weights import shipped_network
+
+        network = shipped_network(device)
+    began = time.perf_counter()
+    shape = SpacingGrid(settings.points_per_d_min, 4).shape(problem.cell, problem.d_min)
+    shape = tuple(max(8, n) for n in shape)  # type: ignore[assignment]
+    on_grid = problem.to(device).on_grid(shape)
+
+    def many(t: Tensor) -> Tensor:
+        return t.expand(starts, *t.shape)
+
+    d_min_S = torch.full((starts,), problem.d_min, device=device)
+    within = on_grid.measured | on_grid.missing
+    observed = Observed.of(many(on_grid.amplitude), many(on_grid.measured), many(within), d_min_S, shape)
+    relax = torch.tensor([settings.relax[i % len(settings.relax)] for i in range(starts)], device=device)
+    # drawn on the CPU whatever the device, so that the start does not depend on it
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((starts, *shape), generator=generator).to(device)
+    state = State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
+    state, before, done = iterate(
+        network,
+        observed,
+        state,
+        relax[:, None, None, None],
+        settings,
+        None if time_limit is None else began + time_limit,
+    )
+    steady = _correlation(transform_back(state.coefficients, shape), transform_back(before, shape))
+    found = {"misfit": misfit(observed, state.cleaned), "steadiness": steady}
+    # torch's sign to the crystallographic one, and to the grid of the problem
+    phases = unit_or_one(resampled(state.coefficients.conj(), shape, problem.shape))
+    return Starts(
+        phases=phases.to(problem.device),
+        features={name: value.double().cpu().numpy().astype(np.float64) for name, value in found.items()},
+        cycles=done,
+        seconds=time.perf_counter() - began,
+    )
+
+
+@torch.no_grad()
+def iterate(
+    network: Network, observed: Observed, state: State, relax: Tensor, settings: Settings, until: float | None = None
+) -> tuple[State, Tensor, int]:
+    """All cycles: the last state, the coefficients of the one before, and how many cycles were run."""
+    told = observed.condition()
+    done = 0
+    for _ in range(settings.cycles):
+        if until is not None and time.perf_counter() > until:
+            break
+        state = put_back(observed, state, clean(network, observed, state, told), relax)
+        done += 1
+    before = state.coefficients
+    for _ in range(settings.settling):
+        before = state.coefficients
+        state = put_back(observed, state, clean(network, observed, state, told), 0.0)
+        done += 1
+        if until is not None and time.perf_counter() > until:
+            break
+    return state, before, done
+
+
+def unit_or_one(X: Tensor) -> Tensor:
+    """X / |X|; 1 where X is 0."""
+    size = X.abs()
+    return torch.where(size > 0, X / size.clamp_min(torch.finfo(size.dtype).tiny), torch.ones_like(X))
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.flatten(1), b.flatten(1)
+    norm = a.square().sum(1).sqrt() * b.square().sum(1).sqrt()
+    return (a * b).sum(1) / norm.clamp_min(_TINY)
+
+
+def transform(x: Tensor) -> Tensor:
+    """(…, D, H, W) maps to (…, D, H, K)."""
+    X: Tensor = torch.fft.rfftn(x, dim=_AXES)
+    return X
+
+
+def transform_back(X: Tensor, shape: Shape) -> Tensor:
+    """(…, D, H, K) to maps (…, D, H, W)."""
+    x: Tensor = torch.fft.irfftn(X, s=shape, dim=_AXES)
+    return x
+
+
+def condition(observed: Observed) -> Tensor:
+    """(B, 2) what the network is told: the resolution, and how much a few reflections dominate.
+
+    log(<|F|⁴> / <|F|²>²) over the measured reflections is large where heavy atoms sit in special places.
+    """
+    square = observed.amplitude.square()
+    n = observed.measured.sum(_AXES).clamp_min(1)
+    second = (square.sum(_AXES) / n).clamp_min(_TINY)
+    fourth = (square.square().sum(_AXES) / n).clamp_min(_TINY)
+    return torch.stack([(observed.d_min - 1.5) / 0.4, torch.log(fourth / second.square()) - 1.5], 1)
+
+
+def random_state(observed: Observed, generator: torch.Generator | None = None) -> State:
+    """Measured amplitudes with the phases of white noise."""
+    b = len(observed.amplitude)
+    device = observed.amplitude.device
+    noise = torch.randn((b, *observed.shape), generator=generator, device=device)
+    return State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
+
+
+def clean(network: Network, observed: Observed, state: State, told: Tensor) -> Tensor:
+    """(B, D, H, W): what the network makes of the present map."""
+    x = transform_back(state.coefficients, observed.shape)
+    x = x / x.square().mean(_AXES, keepdim=True).sqrt().clamp_min(_TINY)
+    return network(torch.stack([x, state.cleaned], 1), told)[:, 0].float()
+
+
+def put_back(observed: Observed, state: State, cleaned: Tensor, relax: float | Tensor) -> State:
+    """The state after `cleaned`, with measured amplitudes; missing reflections take the network's own values."""
+    G = transform(cleaned)
+    scaled = scale(observed, G) * G
+    Q = (1 + relax) * scaled - relax * state.coefficients
+    X = torch.where(observed.measured, observed.amplitude * unit(Q), torch.where(observed.inside, scaled, 0))
+    return State(X, cleaned)
+
+
+def scale(observed: Observed, G: Tensor) -> Tensor:
+    """(B, 1, 1, 1) least-squares factor from the amplitudes of G to the measured ones."""
+    a = torch.where(observed.measured, G.abs(), 0.0)
+    power = a.square().sum(_AXES, keepdim=True)
+    return (observed.amplitude * a).sum(_AXES, keepdim=True) / power.clamp_min(_TINY)
+
+
+def misfit(observed: Observed, cleaned: Tensor) -> Tensor:
+    """(B,) R factor between the amplitudes of the cleaned map and the measured ones, which it was not shown after."""
+    G = transform(cleaned)
+    a = torch.where(observed.measured, G.abs(), 0.0) * scale(observed, G)
+    return (a - observed.amplitude).abs().sum(_AXES) / observed.amplitude.sum(_AXES).clamp_min(_TINY)
+
+
+def unit(X: Tensor) -> Tensor:
+    """X / |X|; 0 where X is 0."""
+    return X / X.abs().clamp_min(_TINY)
+
+
+def _rms(a: Tensor, shape: Shape) -> Tensor:
+    """(B, 1, 1, 1) rms of the map whose half-grid amplitudes are a (Parseval)."""
+    twice = a[..., 1 : (shape[2] + 1) // 2]
+    total = a.square().sum(_AXES, keepdim=True) + twice.square().sum(_AXES, keepdim=True)
+    n = shape[0] * shape[1] * shape[2]
+    return (total.sqrt() / n).clamp_min(_TINY)

@@ -1,0 +1,270 @@
+"""What the phasing network is taught: problems drawn on the fly, and targets moved to fit where an iteration stands.
+
+A problem is a crystal at a resolution, with a displacement, an origin, a hand, errors and gaps drawn anew each time.
+The network sees the states that its own iteration visits, not only phases spoilt at random: that makes the difference.
+
+Legend: B crystals, D H W the sides of the grid, K = W // 2 + 1 the half of the last axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from phaseray.config import PhasingConfig
+from phaseray.diffraction.grid import Shape
+from phaseray.phasing.network import (
+    Observed,
+    Settings,
+    State,
+    clean,
+    iterate,
+    put_back,
+    transform,
+    transform_back,
+    unit,
+)
+from phaseray.training.checkpoint import ModelMeta
+from phaseray.training.inputs import density_scale
+from phaseray.training.protocols import Amplitudes, CellBatch
+from phaseray.training.state import TrainingState
+
+__all__ = ["PhasingObjective", "Problem", "aligned", "draw_problem", "phased", "reciprocal_metric", "spoilt_state"]
+
+_AXES = (-3, -2, -1)
+_TINY = 1e-12
+_MULTIPLE = 4  # of the sides, for the network
+_LEAST_REFLECTIONS = 8  # that are not nearly extinct; with fewer there is nothing to learn
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Amplitudes, and the map that belongs to them.
+
+    truth : (B, D, H, K) complex64, coefficients of the true map, of unit rms
+    sound : (B,) float32, 1, or 0 where the resolution leaves too few reflections to learn from
+    """
+
+    observed: Observed
+    truth: Tensor
+    sound: Tensor
+
+
+class PhasingObjective:
+    """Maps cleaned at some of the states of an iteration that the network itself drives from spoilt phases.
+
+    The loss is the squared error against the true map, moved and inverted to fit the state and what the network
+    makes of it, in units of the map's variance: 1 is that of a flat map. No gradient goes from one cycle to the next.
+    """
+
+    def __init__(self, config: PhasingConfig) -> None:
+        self.config = config
+
+    def losses(
+        self,
+        state: TrainingState,
+        batch: CellBatch,
+        network: Callable[..., Tensor],
+        *,
+        generator: torch.Generator,
+        training: bool,
+    ) -> Tensor:
+        config = self.config
+        density_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device)
+        cell_B6 = torch.tensor(batch.cell, dtype=torch.float64, device=state.device)
+        problem = draw_problem(density_BDHW, cell_B6, state.d_min, config, generator)
+        observed = problem.observed
+
+        def choice(n: int) -> int:
+            return int(torch.randint(n, (1,), generator=generator, device=state.device))
+
+        cycles = config.cycles[choice(len(config.cycles))]
+        relax = config.relax[choice(len(config.relax))]
+        order = torch.randperm(cycles, generator=generator, device=state.device).tolist()
+        graded = set(order[: config.graded])
+        told = observed.condition()
+        at = spoilt_state(problem, generator, config.random_fraction)
+        losses_B = torch.zeros(len(told), device=state.device)
+        for cycle in range(max(graded) + 1):
+            with torch.set_grad_enabled(training and cycle in graded):
+                cleaned = clean(network, observed, at, told)
+            made = cleaned.detach()
+            if cycle in graded:
+                x = transform_back(at.coefficients, observed.shape)
+                target = aligned(problem.truth, x + made, observed.shape)
+                losses_B = losses_B + (cleaned - target).square().mean(_AXES) / len(graded)
+            at = put_back(observed, at, made, relax)
+        return losses_B * problem.sound
+
+
+@torch.no_grad()
+def phased(model: nn.Module, batch: Amplitudes, meta: ModelMeta, cycles: int = 24) -> NDArray[np.float32]:
+    """(B, D, H, W) e/Å³: one short iteration from random phases for each crystal of a batch, on the batch's own grid.
+
+    What evaluation compares with the networks that make a density in one go; `phasing.solve_map` takes many starts and
+    more cycles.
+    """
+    device = next(model.parameters()).device
+    amplitude = torch.tensor(batch.amplitude, dtype=torch.float32, device=device)
+    amplitude[:, 0, 0, 0] = 0
+    measured = amplitude > 0
+    d_min_B = torch.full((len(amplitude),), meta.d_min, device=device)
+    observed = Observed.of(amplitude, measured, measured, d_min_B, batch.shape)
+    noise = torch.randn((len(amplitude), *batch.shape), generator=torch.Generator().manual_seed(0)).to(device)
+    start = State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
+    settings = Settings(cycles=cycles, settling=cycles // 4)
+    state, _, _ = iterate(model, observed, start, torch.tensor(0.7, device=device), settings)
+    volume_B = torch.tensor(batch.volume, dtype=torch.float32, device=device)
+    scale_B = density_scale(amplitude, batch.shape, volume_B)
+    maps = transform_back(state.coefficients, batch.shape)
+    rms_B = maps.square().mean(_AXES).sqrt().clamp_min(_TINY)
+    return (maps * (scale_B / rms_B)[:, None, None, None]).cpu().numpy()
+
+
+def reciprocal_metric(cell_B6: Tensor) -> Tensor:
+    """(B, 6) cells in Å and degrees to (B, 3, 3) G* in Å⁻²: 1/d² = hᵀ G* h."""
+    edges = cell_B6[:, :3].double()
+    cosines = torch.cos(torch.deg2rad(cell_B6[:, 3:].double()))
+    ones = torch.ones_like(cosines[:, 0])
+    ca, cb, cg = cosines.unbind(1)
+    angles = torch.stack([ones, cg, cb, cg, ones, ca, cb, ca, ones], 1).view(-1, 3, 3)
+    metric: Tensor = torch.linalg.inv(angles * edges[:, :, None] * edges[:, None, :])
+    return metric
+
+
+def draw_problem(
+    density_BDHW: Tensor, cell_B6: Tensor, data_d_min: float, drawing: PhasingConfig, generator: torch.Generator
+) -> Problem:
+    """A problem from densities at the resolution of the data set: one drawn resolution a batch, all else a crystal.
+
+    The grid is cut down to what the drawn resolution needs; the hand and the origin (also between grid points) are
+    drawn as well, so that no grid point is special.
+    """
+    device = density_BDHW.device
+    b = len(density_BDHW)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(shape or (b,), generator=generator, device=device) * (high - low) + low
+
+    d = float(uniform(max(drawing.d_min[0], data_d_min), drawing.d_min[1], 1))
+    edges = cell_B6[:, :3].amax(0).tolist()
+    whole: Shape = tuple(density_BDHW.shape[1:])  # type: ignore[assignment]
+    shape: Shape = tuple(
+        min(n, _MULTIPLE * max(1, math.ceil(e * drawing.points_per_d_min / d / _MULTIPLE - 1e-9)))
+        for e, n in zip(edges, whole, strict=True)
+    )
+    F, hkl = _cut(transform(density_BDHW.float()), whole, shape)
+    metric = reciprocal_metric(cell_B6).to(F.real.dtype)
+    inverse_d2 = torch.einsum("dhki,bij,dhkj->bdhk", hkl, metric, hkl)
+    inside = (inverse_d2 <= 1 / d**2) & ~_nyquist(hkl, shape)
+    inside[:, 0, 0, 0] = False
+    # |F| falls by exp(-B s²) with s² = 1 / (4 d²)
+    F = F * torch.exp(-uniform(*drawing.extra_b)[:, None, None, None] * inverse_d2 / 4) * inside
+    F = torch.where(uniform(0, 1)[:, None, None, None] < 0.5, F, F.conj())
+    F = F * _translation(hkl, uniform(0, 1, b, 3))
+
+    noisy = (uniform(0, 1) < drawing.noisy_fraction)[:, None, None, None]
+    noise = uniform(0, drawing.largest_noise)[:, None, None, None] * noisy
+    gap = uniform(0, drawing.largest_gap)[:, None, None, None] * noisy
+    errors = torch.randn(F.shape, generator=generator, device=device)
+    missing = torch.rand(F.shape, generator=generator, device=device) < gap
+    # on the plane l = 0 (and Nyquist, which is empty) h and -h are both there and must agree
+    errors, missing = _friedel(errors, shape), _friedel(missing, shape)
+    amplitude = F.abs() * (1 + noise * errors).clamp_min(0)
+    d_B = torch.full((b,), d, device=device)
+    observed = Observed.of(amplitude, inside & ~missing, inside, d_B, shape)
+    truth = F / transform_back(F, shape).square().mean(_AXES, keepdim=True).sqrt().clamp_min(_TINY)
+    seen = observed.amplitude > 0.02 * observed.amplitude.amax(_AXES, keepdim=True)
+    sound = (seen.sum(_AXES) >= _LEAST_REFLECTIONS).to(torch.float32)
+    return Problem(observed, truth, sound)
+
+
+def spoilt_state(problem: Problem, generator: torch.Generator, random_fraction: float = 0.5) -> State:
+    """A start: true phases mixed with random ones, from nearly right to wholly random (`random_fraction` of them)."""
+    observed = problem.observed
+    b, device = len(observed.amplitude), observed.amplitude.device
+    noise = unit(transform(torch.randn((b, *observed.shape), generator=generator, device=device)))
+    t = torch.rand(b, generator=generator, device=device).sqrt()
+    t = torch.where(torch.rand(b, generator=generator, device=device) < random_fraction, 1.0, t)
+    angle = (t * (math.pi / 2))[:, None, None, None]
+    mixed = unit(torch.cos(angle) * unit(problem.truth) + torch.sin(angle) * noise)
+    zeros = torch.zeros((b, *observed.shape), device=device)
+    return State(observed.amplitude * mixed, zeros)
+
+
+def aligned(truth_BDHK: Tensor, like_BDHW: Tensor, shape: Shape) -> Tensor:
+    """(B, D, H, W) the true maps, inverted and moved (also between grid points) to correlate best with `like`.
+
+    The intensities leave origin and hand open; this takes the choice that the state has already begun to make.
+    """
+    Y = transform(like_BDHW)
+    as_is, inverse = (transform_back(Y * T, shape) for T in (truth_BDHK.conj(), truth_BDHK))
+    inverted = inverse.flatten(1).amax(1) > as_is.flatten(1).amax(1)
+    correlation = torch.where(inverted[:, None, None, None], inverse, as_is)
+    shift = _maximum(correlation)
+    T = torch.where(inverted[:, None, None, None], truth_BDHK.conj(), truth_BDHK)
+    hkl = _indices(shape, like_BDHW.device)
+    # moving a map by t multiplies its coefficients (torch's sign) by exp(-2πi h·t)
+    return transform_back(T * _translation(hkl, -shift), shape)
+
+
+def _maximum(map_BDHW: Tensor) -> Tensor:
+    """(B, 3) fractional position of the largest value, refined by a parabola along each axis."""
+    shape = map_BDHW.shape[1:]
+    index = map_BDHW.flatten(1).argmax(1)
+    point = torch.stack(torch.unravel_index(index, shape), 1)
+    b = torch.arange(len(map_BDHW), device=map_BDHW.device)
+    top = map_BDHW[b, point[:, 0], point[:, 1], point[:, 2]]
+    refined = []
+    for axis, n in enumerate(shape):
+        sides = []
+        for step in (-1, 1):
+            at = point.clone()
+            at[:, axis] = (at[:, axis] + step) % n
+            sides.append(map_BDHW[b, at[:, 0], at[:, 1], at[:, 2]])
+        curvature = (2 * top - sides[0] - sides[1]).clamp_min(_TINY)
+        offset = (0.5 * (sides[1] - sides[0]) / curvature).clamp(-0.5, 0.5)
+        refined.append((point[:, axis] + offset) / n)
+    return torch.stack(refined, 1)
+
+
+def _indices(shape: Shape, device: torch.device) -> Tensor:
+    """(D, H, K, 3) float32 Miller indices of a half grid."""
+    h, k = (torch.fft.fftfreq(n, 1 / n, device=device) for n in shape[:2])
+    l = torch.arange(shape[2] // 2 + 1, device=device, dtype=h.dtype)
+    return torch.stack(torch.meshgrid(h, k, l, indexing="ij"), -1)
+
+
+def _nyquist(hkl: Tensor, shape: Shape) -> Tensor:
+    half = torch.tensor([n / 2 for n in shape], device=hkl.device)
+    return (hkl.abs() == half).any(-1)
+
+
+def _translation(hkl: Tensor, shift_B3: Tensor) -> Tensor:
+    """(B, D, H, K) exp(2πi h·t)."""
+    angle = 2 * math.pi * torch.einsum("dhki,bi->bdhk", hkl, shift_B3.to(hkl.dtype))
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def _cut(F: Tensor, whole: Shape, shape: Shape) -> tuple[Tensor, Tensor]:
+    """The coefficients that a smaller grid holds, and their indices; its Nyquist planes are still to be emptied."""
+    hkl = _indices(shape, F.device)
+    index = [hkl[..., axis].long() % whole[axis] for axis in (0, 1)]
+    return F[:, index[0], index[1], hkl[..., 2].long()], hkl
+
+
+def _friedel(values: Tensor, shape: Shape) -> Tensor:
+    """Values on the l = 0 plane made the same for h and -h."""
+    plane = values[..., 0]
+    minus = plane.flip(1, 2).roll((1, 1), (1, 2))
+    hkl = _indices(shape, values.device)[:, :, 0]
+    first = (hkl[..., 0] > 0) | ((hkl[..., 0] == 0) & (hkl[..., 1] >= 0))
+    out = values.clone()
+    out[..., 0] = torch.where(first, plane, minus)
+    return out

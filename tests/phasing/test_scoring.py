@@ -1,0 +1,69 @@
+"""Scores know no origin and no hand; a calibration gives back the odds that made it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from phaseray.diffraction.ambiguity import move_origin
+from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.phasing import calibration, scoring
+from phaseray.phasing.problem import PhaseProblem, unit
+from tests.strategies import CELLS, random_crystal
+
+
+@pytest.fixture(scope="module")
+def solved():
+    crystal = random_crystal(CELLS["monoclinic"], 2, n=8, numbers=(6, 8, 17))
+    problem = PhaseProblem.from_crystal(crystal, 1.0)
+    return problem, unit(torch.as_tensor(structure_factor_grid(crystal, problem.shape, 1.0)))
+
+
+def test_features_do_not_change_with_origin_and_hand(solved):
+    problem, phases = solved
+    # whole grid steps, between which the map itself is the same
+    shift = tuple(s / n for s, n in zip((3, 5, 2), problem.shape, strict=True))
+    moved = torch.as_tensor(move_origin(phases.numpy(), shift))
+    table = scoring.features(problem, torch.stack([phases, moved, phases.conj()]))
+    for name, values in table.items():
+        np.testing.assert_allclose(values, values[0], rtol=2e-3, atol=1e-4, err_msg=name)
+
+
+def test_agreement_is_one_for_the_same_map_moved_and_low_for_chance(solved):
+    problem, phases = solved
+    found = scoring.agreement(problem, torch.cat([phases[None], phases.conj()[None], problem.random_phases(1, 0)]))
+    assert found[0] == pytest.approx(1, abs=1e-3)
+    assert found[1] == pytest.approx(1, abs=1e-3)
+    assert found[2] < 0.5
+
+
+def test_the_truth_scores_above_chance(solved):
+    problem, phases = solved
+    table = scoring.features(problem, torch.cat([phases[None], problem.random_phases(4, 1)]))
+    for name in ("skewness", "kurtosis", "top", "sayre", "patterson"):
+        assert table[name][0] > table[name][1:].max(), name
+    for name in ("residual", "negative"):
+        assert table[name][0] < table[name][1:].min(), name
+
+
+def test_a_fit_gives_back_the_odds_that_drew_the_labels():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=20_000)
+    right = rng.random(len(x)) < 1 / (1 + np.exp(-(2 * x - 1)))
+    made = calibration.fit({"x": x, "d_min": 1.0}, right, ["x"], ridge=0.0)
+    np.testing.assert_allclose(made.probability({"x": np.array([0.0, 1.0])}), 1 / (1 + np.exp([1, -1])), atol=0.02)
+
+
+def test_calibrations_are_written_and_read(tmp_path):
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=100), rng.normal(size=100)
+    made = calibration.fit({"x": x, "y": y}, x + y > 0, ["x", "x*y"], made={"how": "test"})
+    made.write(tmp_path / "c.json")
+    again = calibration.load(str(tmp_path / "c.json"))
+    table = {"x": x, "y": y}
+    np.testing.assert_array_equal(made.probability(table), again.probability(table))
+    with pytest.raises(ValueError, match="needs the features y"):
+        again.probability({"x": x})
+    with pytest.raises(ValueError, match="no calibration"):
+        calibration.load("nothing")

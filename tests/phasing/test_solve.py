@@ -1,0 +1,102 @@
+"""solve_map: crystals are solved, amplitudes are kept, the same seed gives the same bytes."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from phaseray import map_cc, solve_map
+from phaseray.diffraction.maps import density
+from phaseray.diffraction.structure_factors import structure_factors
+from phaseray.evaluation.metrics import half_grid_of
+from phaseray.evaluation.peaks import atoms_found
+from phaseray.phasing.problem import PhaseProblem, half_sphere
+from phaseray.sources import prototypes
+
+D_MIN = 0.9
+
+
+@pytest.fixture(scope="module")
+def quartz():
+    """Low quartz: P3221, chiral, three SiO2; zero phases do not solve it."""
+    index = next(i for i, name in enumerate(prototypes.names()) if "A2B_hP9_152" in name or "A2B_hP9_154" in name)
+    return prototypes.prototype(index).with_default_u_iso(0.02)
+
+
+@pytest.fixture(scope="module")
+def data(quartz):
+    hkl = half_sphere(quartz.cell, D_MIN)
+    return quartz.cell, hkl, abs(structure_factors(quartz, hkl))
+
+
+@pytest.fixture(scope="module", params=["charge_flipping", "rrr"])
+def solution(request, data):
+    return solve_map(*data, method=request.param, starts=8, seed=1)
+
+
+def test_a_small_crystal_is_solved_in_seconds(quartz, solution):
+    truth = density(quartz, solution.grid, D_MIN)
+    assert map_cc(solution.density, truth) >= 0.8
+    assert atoms_found(solution.density, truth, quartz.cell, quartz.positions, quartz.numbers).recall >= 0.8
+    assert solution.probability > 0.5
+    assert solution.agreeing >= 1
+
+
+def test_measured_amplitudes_are_kept_exactly(data, solution):
+    cell, hkl, amplitude = data
+    volume = PhaseProblem.of(cell, hkl, amplitude).volume
+    f = half_grid_of(solution.density, volume)
+    found = f[tuple((hkl % np.array(solution.grid)).T)]
+    np.testing.assert_allclose(abs(found), amplitude, atol=1e-4 * amplitude.max())
+    strong = amplitude > 0.05 * amplitude.max()
+    off = (np.degrees(np.angle(found)) - solution.phases + 180) % 360 - 180
+    np.testing.assert_allclose(off[strong], 0, atol=0.1)
+
+
+def test_solution_has_the_shapes_that_it_says(data, solution):
+    assert solution.density.dtype == np.float32
+    assert solution.density.shape == solution.grid
+    assert solution.phases.shape == (len(data[1]),)
+    assert ((solution.phases >= 0) & (solution.phases < 360)).all()
+    assert 0 < solution.probability < 1
+    assert solution.score == pytest.approx(np.log(solution.probability / (1 - solution.probability)))
+    assert solution.seconds > 0
+    assert abs(solution.density.mean()) < 1e-4 * solution.density.max()
+
+
+@pytest.mark.parametrize("method", ["charge_flipping", "rrr"])
+def test_the_same_seed_gives_the_same_bytes(data, method):
+    from phaseray.phasing import charge_flipping, rrr
+    from phaseray.phasing.milestones import Schedule
+
+    module = {"charge_flipping": charge_flipping, "rrr": rrr}[method]
+    problem = PhaseProblem.of(*data)
+    settings = module.Settings(schedule=Schedule(first=10, cycles=20))
+    a, b, c = (module.solve_starts(problem, 4, seed, settings=settings).phases.numpy() for seed in (5, 5, 6))
+    assert a.tobytes() == b.tobytes()
+    assert a.tobytes() != c.tobytes()
+
+
+def test_the_scale_of_the_amplitudes_changes_only_the_scale_of_the_map(data):
+    cell, hkl, amplitude = data
+    a, b = (solve_map(cell, hkl, k * amplitude, method="zero") for k in (1.0, 7.0))
+    np.testing.assert_allclose(7 * a.density, b.density, rtol=1e-4, atol=1e-5 * b.density.max())
+    assert a.probability == pytest.approx(b.probability, rel=1e-3)
+
+
+def test_the_time_limit_holds(data):
+    began = time.perf_counter()
+    found = solve_map(*data, method="charge_flipping", time_limit=0.05)
+    assert np.isfinite(found.density).all()
+    assert time.perf_counter() - began < 5
+
+
+def test_bad_use_is_told(data):
+    with pytest.raises(ValueError, match="no method 'magic'"):
+        solve_map(*data, method="magic")
+    with pytest.raises(ValueError, match="starts"):
+        solve_map(*data, method="zero", starts=0)
+    with pytest.raises(ValueError, match="time_limit"):
+        solve_map(*data, method="zero", time_limit=0)

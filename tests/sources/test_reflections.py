@@ -1,0 +1,121 @@
+"""Reflection files: SHELX columns and what is not in columns, CIF loops, merging and writing out in P1."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from phaseray import Crystal
+from phaseray.diffraction.structure_factors import structure_factors
+from phaseray.sources.reflections import Reflections, merge, parse_cif, parse_shelx, read_reflections
+
+FIXED = """\
+   1   0   0  541.43    7.74   1
+  -1   2 -13-1193.76 1003.41   1
+   0   0   0    0.00    0.00   0
+TITL what follows is no data
+"""
+BLANKS = """\
+1 0 0 66731.690 1334.634 1
+0 2 0 66100.0201322.000 1
+""".replace("66100.0201322", "66100.020 1322")
+LOOP = """\
+data_atoms
+_cell_length_a 5
+data_reflections
+loop_
+_refln_index_h
+_refln_index_k
+_refln_index_l
+_refln_F_squared_calc
+_refln_F_squared_meas
+_refln_F_squared_sigma
+_refln_include_status
+1 0 0 10.0 11.5 0.5 o
+0 1 0 10.0 12.5 0.5 x
+0 0 2 10.0 13.5 0.25 o
+"""
+
+
+def test_columns_are_fixed_and_zeros_end_the_list():
+    found = parse_shelx(FIXED)
+    assert found.hkl.tolist() == [[1, 0, 0], [-1, 2, -13]]
+    assert found.value.tolist() == [541.43, -1193.76]
+    assert found.sigma.tolist() == [7.74, 1003.41]
+
+
+def test_columns_20_and_21_filled_means_blanks_between():
+    found = parse_shelx("   0   2   0 66731.690 1334.634 1\n   0   2   0 66100.020 1322.000 1\n")
+    assert found.value.tolist() == [66731.69, 66100.02]
+    assert found.sigma.tolist() == [1334.634, 1322.0]
+    assert parse_shelx(BLANKS).value.tolist() == [66731.69, 66100.02]
+
+
+def test_a_sign_in_column_21_is_no_sign_of_blanks():
+    found = parse_shelx("   1   0   099999.99-9999.99   1\n   2   0   0   10.00    1.00   1\n")
+    assert found.value.tolist() == [99999.99, 10.0]
+
+
+def test_reflections_may_stand_in_another_block():
+    found = parse_cif(LOOP)
+    assert found.kind == "F2"
+    assert found.hkl.tolist() == [[1, 0, 0], [0, 0, 2]]
+    assert found.value.tolist() == [11.5, 13.5]
+    assert found.sigma.tolist() == [0.5, 0.25]
+
+
+def test_an_hkl_file_inside_a_cif_is_found():
+    lines = "\n".join(f"{h:4d}{0:4d}{1:4d}{10.0 * h:8.2f}{1.0:8.2f}" for h in range(1, 9))
+    found = parse_cif(f"data_x\n_shelx_hkl_file\n;\n{lines}\n;\n")
+    assert found.value.tolist() == [10.0 * h for h in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no reflection"),
+        ("this is no file\nof reflections\n", "line 1 is no reflection"),
+        ("data_x\n_cell_length_a 5\n", "no measured reflections"),
+        ("data_x\nloop_\n_refln_index_h\n", "cannot|no measured|not a CIF"),
+    ],
+)
+def test_a_file_without_reflections_is_told(tmp_path, text, message):
+    path = tmp_path / "a.hkl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        read_reflections(path)
+    assert "a.hkl" in str(error.value)
+
+
+def test_equivalents_are_merged_and_written_out_with_the_amplitudes_of_the_crystal():
+    # P 21/c, written out by hand: x y z, -x y+1/2 -z+1/2, and their inverses
+    x = np.array([0.11, 0.23, 0.37])
+    half = np.array([0.0, 0.5, 0.5])
+    other = np.array([-1, 1, -1]) * x + half
+    crystal = Crystal(np.array([5, 6, 7, 90, 105, 90.0]), np.array([26] * 4), np.array([x, other, -x, -other]))
+    hkl = np.array([[h, k, n] for h in range(-3, 4) for k in range(-3, 4) for n in range(-3, 4)])
+    f2 = abs(structure_factors(crystal, hkl)) ** 2
+    merged = merge(Reflections(hkl, f2, np.ones(len(hkl)), "F2"), "P 1 21/c 1")
+    expected = abs(structure_factors(crystal, merged.hkl))
+    np.testing.assert_allclose(merged.amplitude, expected, atol=1e-6)
+    assert merged.r_int == pytest.approx(0, abs=1e-9)
+    assert merged.n_absent > 0
+    # one unique reflection gives two of the half sphere, unless k = 0 or h = l = 0
+    pairs = {tuple(h) for h in merged.hkl.tolist()}
+    assert not any(tuple(-np.array(h)) in pairs for h in pairs)
+
+
+def test_amplitudes_and_their_squares_merge_alike():
+    hkl = np.array([[1, 0, 0], [2, 0, 0], [0, 1, 0]])
+    f = np.array([3.0, 4.0, 5.0])
+    a = merge(Reflections(hkl, f, None, "F"), "P 1")
+    b = merge(Reflections(hkl, f**2, None, "F2"), "P 1")
+    np.testing.assert_allclose(a.amplitude, b.amplitude)
+
+
+def test_an_intensity_below_zero_has_no_amplitude():
+    merged = merge(
+        Reflections(np.array([[1, 0, 0], [2, 0, 0]]), np.array([-3.0, 9.0]), np.array([1.0, 1.0]), "F2"), "P 1"
+    )
+    assert sorted(merged.amplitude.tolist()) == [0.0, 3.0]
+    assert (merged.sigma > 0).all()

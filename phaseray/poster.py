@@ -270,7 +270,7 @@ def _lines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (model, variant, structures), members in groups.items():
         line: dict[str, Any] = {"model": model, "variant": variant, "structures": structures, "seeds": len(members)}
         for key in members[0]:
-            values = [m[key] for m in members if isinstance(m[key], int | float)]
+            values = [m[key] for m in members if isinstance(m.get(key), int | float)]
             if key not in line and key != "seed" and values:
                 line[key] = float(np.mean(values))
                 line[f"{key} range"] = [min(values), max(values)]

@@ -1,9 +1,11 @@
 """Make a calibration anew: features of starts right and wrong, of crystals whose truth is known, to coefficients.
 
     python jobs/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/charge_flipping.json
+    python jobs/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/network.json --method network
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
-molecular ones first, and as many artificial ones as asked for. Each is tried at one resolution in turn.
+molecular ones first, and as many artificial ones as asked for. For the network they are those of the validation split,
+and artificial ones of a seed that no training uses. Each is tried at one resolution in turn.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 
 from phaseray import Crystal, Rejection
 from phaseray.config import CifSource, SplitConfig, SyntheticSource
-from phaseray.phasing import calibration, scoring
+from phaseray.phasing import calibration, network, scoring
 from phaseray.phasing.benchmark import has_c_and_h, truth_of
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
@@ -32,14 +34,29 @@ NAMES = (
     "d_min*residual", "d_min*negative", "d_min*sayre", "d_min*agreement",
 )  # fmt: skip
 STARTS, MILESTONES, RIGHT = 16, (50, 200), 0.8
+NETWORK_RESOLUTIONS = (1.5, 2.0, 1.2, 1.5, 1.0, 1.8)
+NETWORK_NAMES = (
+    "misfit",
+    "steadiness",
+    "agreement",
+    "residual",
+    "sayre",
+    "negative",
+    "patterson",
+    "d_min",
+    "d_min*misfit",
+)
+NETWORK_STARTS, UNUSED_SEED = 8, 987_654
 
 
-def crystals(source: str, max_volume: float, real: int, artificial: int, seed: int) -> list[Crystal]:
+def crystals(
+    source: str, max_volume: float, real: int, artificial: int, seed: int, splits: tuple[str, ...]
+) -> list[Crystal]:
     found = []
     for _, crystal, _ in read_inputs(list_inputs(CifSource(path=source), seed)):
         if isinstance(crystal, Rejection) or (crystal.occupancy < 1).any() or crystal.volume > max_volume:
             continue
-        if crystal.n_atoms >= 3 and split_of(crystal.reduced_formula, SplitConfig()) != "test":
+        if crystal.n_atoms >= 3 and split_of(crystal.reduced_formula, SplitConfig()) in splits:
             found.append(crystal.with_default_u_iso(0.02))
     np.random.default_rng(seed).shuffle(found)  # type: ignore[arg-type]
     found.sort(key=lambda c: not has_c_and_h(c))
@@ -63,6 +80,16 @@ def rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Featur
     return out
 
 
+def network_rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Features, np.ndarray]]:
+    """Features, and map_cc with the truth, of the starts of the shipped network."""
+    problem = PhaseProblem.from_crystal(crystal, d_min)
+    found = network.solve_starts(problem, NETWORK_STARTS, seed)
+    pair = torch.cat([found.phases, truth_of(crystal, problem)[None]])
+    right = scoring.correlations(problem, pair, NETWORK_STARTS)[:NETWORK_STARTS].numpy()
+    table = scoring.features(problem, found.phases) | dict(found.features)
+    return [(table | {"d_min": np.full(NETWORK_STARTS, d_min)}, right)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
@@ -71,12 +98,18 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=100)
     parser.add_argument("--artificial", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", choices=("charge_flipping", "network"), default="charge_flipping")
     args = parser.parse_args()
+    of_network = args.method == "network"
+    tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
+    names, starts = (NETWORK_NAMES, NETWORK_STARTS) if of_network else (NAMES, STARTS)
     torch.set_num_threads(1)
     began, table, cc, owner = time.perf_counter(), [], [], []
-    chosen = crystals(args.source, args.max_volume, args.real, args.artificial, args.seed)
+    seed = UNUSED_SEED if of_network else args.seed
+    splits = ("val",) if of_network else ("train", "val")
+    chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits)
     for i, crystal in enumerate(chosen):
-        for features, right in rows(crystal, RESOLUTIONS[i % len(RESOLUTIONS)], args.seed + i):
+        for features, right in (network_rows if of_network else rows)(crystal, tried[i % len(tried)], args.seed + i):
             table.append(features)
             cc.append(right)
             owner.append(np.full(len(right), i))
@@ -84,21 +117,25 @@ def main() -> None:
             print(f"{i + 1} of {len(chosen)} crystals, {time.perf_counter() - began:.0f} s", flush=True)
     joined = {name: np.concatenate([t[name] for t in table]) for name in table[0]}
     right, crystal_of = np.concatenate(cc) >= RIGHT, np.concatenate(owner)
-    weight = np.full(len(right), 1 / STARTS * 4)
+    weight = np.full(len(right), 1 / starts * 4)
     held_out = np.zeros(len(right))
     for fold in range(5):
         test = crystal_of % 5 == fold
-        part = calibration.fit({n: v[~test] for n, v in joined.items()}, right[~test], NAMES, weight=weight[~test])
+        part = calibration.fit({n: v[~test] for n, v in joined.items()}, right[~test], names, weight=weight[~test])
         held_out[test] = part.probability({n: v[test] for n, v in joined.items()})
     bins = [(held_out >= low) & (held_out < low + 0.2) for low in np.arange(0, 1, 0.2)]
     made = {
         "crystals": len(chosen), "rows": len(right), "right": round(float(right.mean()), 3), "right_from": RIGHT,
-        "seed": args.seed, "d_min": sorted(set(RESOLUTIONS)), "cycles": MILESTONES, "starts": STARTS,
+        "seed": args.seed, "d_min": sorted(set(tried)), "starts": starts,
         "log_loss": round(float(-np.log(np.where(right, held_out, 1 - held_out)).mean()), 3),
         "said": [round(float(held_out[b].mean()), 3) for b in bins if b.any()],
         "was": [round(float(right[b].mean()), 3) for b in bins if b.any()],
     }  # fmt: skip
-    calibration.fit(joined, right, NAMES, weight=weight, made=made).write(args.target)
+    # a start chosen by the calibration made without its crystal, where one of the starts is right at all
+    groups = [np.flatnonzero(crystal_of == i) for i in range(len(chosen))]
+    made["solvable_by_a_start"] = sum(bool(right[g].any()) for g in groups if len(g))
+    made["solved_by_the_chosen"] = sum(bool(right[g[held_out[g].argmax()]]) for g in groups if len(g))
+    calibration.fit(joined, right, names, weight=weight, made=made).write(args.target)
     print(made)
 
 

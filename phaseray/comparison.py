@@ -34,6 +34,7 @@ def evaluate(
     *,
     title: str = "phaseray: models compared with zero phases",
     paragraphs: Sequence[str] = (),
+    figures_first: Sequence[Captioned] = (),
     command: str | None = None,
 ) -> dict[str, Any]:
     """Compare models with each other and with zero phases on one split.
@@ -41,6 +42,8 @@ def evaluate(
     Parameters
     ----------
     models : name to folder of a trained model, or its URI in MLflow (models:/phaseray-unet@champion)
+    figures_first
+        Shown in the report before those of the comparison.
     out
         Gets summary.json, scores.json, figures/*.png and report.html.
 
@@ -60,12 +63,12 @@ def evaluate(
         folders = {
             name: _folder(config, model, Path(fetched, str(i))) for i, (name, model) in enumerate(models.items())
         }
-        return _evaluate(config, data, folders, Path(out), title, paragraphs, told)
+        return _evaluate(config, data, folders, Path(out), title, paragraphs, figures_first, told)
 
 
 def _evaluate(
     config: Config, data: Dataset, models: Mapping[str, Path], out: Path, title: str, paragraphs: Sequence[str],
-    command: str,
+    figures_first: Sequence[Captioned], command: str,
 ) -> dict[str, Any]:  # fmt: skip
     split = config.evaluate.split
     histories = {name: _history(Path(folder)) for name, folder in models.items()}
@@ -104,9 +107,8 @@ def _evaluate(
         "resolution": f"{data.d_min:g} Å",
         "split": f"{split}, {len(samples)} crystals",
     }
-    report = write_report(
-        out / "report.html", title, evaluation, measured, list(figures.values()), told, facts, paragraphs=paragraphs
-    )
+    shown = [*figures_first, *figures.values()]
+    report = write_report(out / "report.html", title, evaluation, measured, shown, told, facts, paragraphs=paragraphs)
     result = evaluation.as_dict()
     write_json(out / "scores.json", result.pop("scores"))
     summary = {

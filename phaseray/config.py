@@ -29,9 +29,10 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
 __all__ = [
     "Choice", "CleanerConfig", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig",
-    "IngestConfig", "Limits", "LogUniform", "MlpConfig", "ModelConfig", "PhasingConfig", "PosterConfig", "RandInt",
-    "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig", "TrackingConfig", "TrainConfig", "TuneConfig",
-    "UNetConfig", "Uniform", "digest", "load", "shipped", "to_yaml",
+    "HoldOut", "IngestConfig", "Limits", "LogUniform", "MlpConfig", "ModelConfig", "MolecularSource", "PhasingConfig",
+    "PosterConfig", "RandInt", "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig", "SymmetricSource",
+    "SyntheticSource", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform", "digest", "load",
+    "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -63,6 +64,24 @@ class _Section(BaseModel):
 # -- sources ---------------------------------------------------------------------------------
 
 
+def _from_low_to_high(value: Range) -> Range:
+    if not 0 <= value[0] <= value[1]:
+        raise ValueError(f"a range goes from low to high and starts at 0 or above, not {list(value)}")
+    return value
+
+
+def _known_elements(value: tuple[str, ...]) -> tuple[str, ...]:
+    import gemmi
+
+    wrong = [symbol for symbol in value if gemmi.Element(symbol).name != symbol or symbol in ("X", "D")]
+    if wrong or not value:
+        raise ValueError(f"must name elements as in the periodic table; wrong: {', '.join(wrong) or 'none given'}")
+    return value
+
+
+Elements = Annotated[tuple[str, ...], AfterValidator(_known_elements)]
+
+
 class PrototypesSource(_Section):
     """The AFLOW prototypes inside pymatgen (288)."""
 
@@ -79,7 +98,7 @@ class SyntheticSource(_Section):
     orthogonal_fraction: float = Field(default=0.4, ge=0, le=1, description="share of cells with three right angles")
     volume_per_atom: Range = Field(default=(11.0, 22.0), description="Å³ an atom")
     max_atoms: int = Field(default=200, ge=1)
-    elements: tuple[str, ...] = (
+    elements: Elements = (
         "Li", "B", "C", "N", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "V", "Cr", "Mn", "Fe",
         "Co", "Ni", "Cu", "Zn", "As", "Se", "Br", "Sr", "Zr", "Ag", "Sn", "I", "Ba", "Pb",
     )  # fmt: skip
@@ -88,12 +107,9 @@ class SyntheticSource(_Section):
     centrosymmetric_fraction: float = Field(default=0.5, ge=0, le=1)
     u_iso: Range = Field(default=(0.005, 0.04), description="Å²")
 
-    @field_validator("edge", "angle", "volume_per_atom", "elements_per_crystal", "min_distance", "u_iso")
-    @classmethod
-    def _from_low_to_high(cls, value: Range) -> Range:
-        if not 0 <= value[0] <= value[1]:
-            raise ValueError(f"a range goes from low to high and starts at 0 or above, not {list(value)}")
-        return value
+    _ranges = field_validator(
+        "edge", "angle", "volume_per_atom", "elements_per_crystal", "min_distance", "u_iso"
+    )(_from_low_to_high)  # fmt: skip
 
     @field_validator("edge", "volume_per_atom", "elements_per_crystal")
     @classmethod
@@ -110,15 +126,66 @@ class SyntheticSource(_Section):
             raise ValueError(f"cell angles must lie from 20° to 160° and begin at 119° at most, not {list(value)}")
         return value
 
-    @field_validator("elements")
-    @classmethod
-    def _known_elements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        import gemmi
 
-        wrong = [symbol for symbol in value if gemmi.Element(symbol).name != symbol or symbol in ("X", "D")]
-        if wrong or not value:
-            raise ValueError(f"must name elements as in the periodic table; wrong: {', '.join(wrong) or 'none given'}")
-        return value
+class SymmetricSource(_Section):
+    """Artificial crystals in any space group: general and special positions, compositions like inorganic ones."""
+
+    kind: Literal["symmetric"] = "symmetric"
+    count: int = Field(default=1000, ge=0)
+    space_groups: tuple[Annotated[int, Field(ge=1, le=230)], ...] = Field(default=(), description="numbers; none: all")
+    uniform_fraction: float = Field(
+        default=0.4, ge=0, le=1, description="all space groups alike; the rest as often as inorganic crystals have them"
+    )
+    primitive_fraction: float = Field(default=0.5, ge=0, le=1, description="of centred lattices, on primitive axes")
+    volume: Range = Field(default=(60.0, 1000.0), description="Å³ of the cell; logarithms are uniform")
+    edge: Range = Field(default=(3.0, 14.0), description="Å; kept where volume and axes allow it")
+    edge_spread: float = Field(default=0.35, ge=0, le=2, description="standard deviation of the logarithm of an edge")
+    min_atoms: int = Field(default=4, ge=1)
+    max_atoms: int = Field(default=200, ge=1)
+    elements: Elements = (
+        "H", "Li", "Be", "B", "C", "N", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Sc", "Ti", "V",
+        "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br", "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Ru",
+        "Rh", "Pd", "Ag", "Cd", "In", "Sn", "Sb", "Te", "I", "Cs", "Ba", "La", "Ce", "Nd", "Gd", "Er", "Yb", "Hf", "Ta",
+        "W", "Re", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Th", "U",
+    )  # fmt: skip
+    elements_per_crystal: tuple[int, int] = (1, 5)
+    ionic_fraction: float = Field(default=0.65, ge=0, le=1, description="cations with anions; the rest mostly alloys")
+    layered_fraction: float = Field(default=0.15, ge=0, le=1, description="atoms gathered in layers")
+    u_iso: Range = Field(default=(0.002, 0.04), description="Å²")
+
+    _ranges = field_validator("volume", "edge", "elements_per_crystal", "u_iso")(_from_low_to_high)
+
+    @model_validator(mode="after")
+    def _possible(self) -> SymmetricSource:
+        if not (self.volume[0] > 0 and self.edge[0] > 0 and self.elements_per_crystal[0] > 0):
+            raise ValueError("volume, edge and elements_per_crystal must be above 0")
+        if self.min_atoms > self.max_atoms:
+            raise ValueError("min_atoms must not be over max_atoms")
+        return self
+
+
+class MolecularSource(_Section):
+    """Artificial molecular crystals with hydrogen; needs RDKit (the extra `molecules`)."""
+
+    kind: Literal["molecular"] = "molecular"
+    count: int = Field(default=1000, ge=0)
+    space_groups: tuple[Annotated[int, Field(ge=1, le=230)], ...] = Field(
+        default=(), description="numbers; none: those that are frequent among molecular crystals"
+    )
+    primitive_fraction: float = Field(default=0.3, ge=0, le=1, description="of centred lattices, on primitive axes")
+    volume: Range = Field(default=(100.0, 1200.0), description="Å³ of the cell; logarithms are uniform")
+    heavy_atoms: tuple[int, int] = Field(default=(2, 36), description="of one molecule, hydrogen not counted")
+    companion_fraction: float = Field(default=0.2, ge=0, le=1, description="water, an ion or a complex beside")
+    complex_fraction: float = Field(default=0.06, ge=0, le=1, description="metal complexes in place of molecules")
+    u_iso: Range = Field(default=(0.015, 0.08), description="Å²")
+
+    _ranges = field_validator("volume", "heavy_atoms", "u_iso")(_from_low_to_high)
+
+    @model_validator(mode="after")
+    def _possible(self) -> MolecularSource:
+        if not (self.volume[0] > 0 and self.heavy_atoms[0] > 0):
+            raise ValueError("volume and heavy_atoms must be above 0")
+        return self
 
 
 class _FromFiles(_Section):
@@ -165,7 +232,14 @@ class CoreMofSource(_FromFiles):
 
 
 Source = Annotated[
-    PrototypesSource | SyntheticSource | CifSource | TableSource | AmcsdSource | CoreMofSource,
+    PrototypesSource
+    | SyntheticSource
+    | SymmetricSource
+    | MolecularSource
+    | CifSource
+    | TableSource
+    | AmcsdSource
+    | CoreMofSource,
     Field(discriminator="kind"),
 ]
 
@@ -193,10 +267,20 @@ class SplitConfig(_Section):
         return self
 
 
+class HoldOut(_Section):
+    """A test set: no crystal of training or validation may share a formula or a prototype with it."""
+
+    source: Source
+    part: Literal["all", "test"] = Field(default="all", description="test: the crystals whose split is test")
+
+
 class IngestConfig(_Section):
     sources: tuple[Source, ...] = (PrototypesSource(), SyntheticSource())
     limits: Limits = Limits()
     split: SplitConfig = SplitConfig()
+    hold_out: tuple[HoldOut, ...] = Field(
+        default=(), description="crystals too near to these test sets are rejected, unless their own split is test"
+    )
     duplicates: Literal["mark", "keep"] = Field(
         default="mark", description="mark: of crystals that are one structure the first is used, the others are not"
     )

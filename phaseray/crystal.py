@@ -39,6 +39,7 @@ REJECTION_CODES: Mapping[str, str] = {
     "formula_mismatch": "atoms do not add up to the formula that the file states",
     "too_large": "over the limits set on atoms, volume, edges or bytes",
     "too_slow": "over the time limit set on reading one input",
+    "held_out": "shares its formula or its prototype with a test set, so it must not be trained on",
     "unreadable": "the input could not be opened or read",
     "internal": "an unforeseen error in the reader; please report the file",
 }

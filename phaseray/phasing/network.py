@@ -92,6 +92,7 @@ def solve_starts(
     *,
     network: Network | None = None,
     settings: Settings | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Starts:
     """The network's iteration from `starts` random beginnings at once.
 
@@ -99,6 +100,7 @@ def solve_starts(
     ----------
     network : without, the one of the package (`weights.shipped_network`)
     time_limit : seconds; the iteration settles early then
+    watch : called with the number of cycles done and the maps (S, nx, ny, nz) so far, from 0 on
 
     Returns
     -------
@@ -127,14 +129,13 @@ def solve_starts(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((starts, *shape), generator=generator).to(device)
     state = State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
-    state, before, done = iterate(
-        network,
-        observed,
-        state,
-        relax[:, None, None, None],
-        settings,
-        None if time_limit is None else began + time_limit,
-    )
+
+    def show(cycle: int, coefficients: Tensor) -> None:
+        if watch is not None:
+            watch(cycle, transform_back(coefficients.conj(), shape))
+
+    until = None if time_limit is None else began + time_limit
+    state, before, done = iterate(network, observed, state, relax[:, None, None, None], settings, until, show)
     steady = _correlation(transform_back(state.coefficients, shape), transform_back(before, shape))
     found = {"misfit": misfit(observed, state.cleaned), "steadiness": steady}
     # torch's sign to the crystallographic one, and to the grid of the problem
@@ -149,21 +150,30 @@ def solve_starts(
 
 @torch.no_grad()
 def iterate(
-    network: Network, observed: Observed, state: State, relax: Tensor, settings: Settings, until: float | None = None
+    network: Network,
+    observed: Observed,
+    state: State,
+    relax: Tensor,
+    settings: Settings,
+    until: float | None = None,
+    watch: Callable[[int, Tensor], None] = lambda cycle, coefficients: None,
 ) -> tuple[State, Tensor, int]:
     """All cycles: the last state, the coefficients of the one before, and how many cycles were run."""
     told = observed.condition()
     done = 0
+    watch(0, state.coefficients)
     for _ in range(settings.cycles):
         if until is not None and time.perf_counter() > until:
             break
         state = put_back(observed, state, clean(network, observed, state, told), relax)
         done += 1
+        watch(done, state.coefficients)
     before = state.coefficients
     for _ in range(settings.settling):
         before = state.coefficients
         state = put_back(observed, state, clean(network, observed, state, told), 0.0)
         done += 1
+        watch(done, state.coefficients)
         if until is not None and time.perf_counter() > until:
             break
     return state, before, done

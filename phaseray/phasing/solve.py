@@ -42,6 +42,8 @@ class Solution:
     starts : int
     agreeing : int
         Starts that arrived at the same map (correlation ≥ 0.8), this one among them.
+    start : int
+        Which of the starts this is.
     """
 
     density: NDArray[np.float32]
@@ -54,6 +56,7 @@ class Solution:
     features: dict[str, float]
     starts: int
     agreeing: int
+    start: int = 0
 
 
 def solve_map(
@@ -174,5 +177,6 @@ def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> S
         method=method,
         features={name: float(np.broadcast_to(values, probability.shape)[best]) for name, values in table.items()},
         starts=len(found),
+        start=best,
         agreeing=int((scoring.correlations(problem, found.phases, best) >= scoring.SAME_MAP).sum()),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SHIPPED", "load_network", "shipped_network"]
+__all__ = ["SHIPPED", "load_network", "shipped_network", "weights_are_shipped"]
 
 SHIPPED = Path(__file__).with_name("weights")
 """Folder of a checkpoint: model.safetensors, model.json, and the model card."""
@@ -28,6 +28,11 @@ class _InLowPrecision(nn.Module):
         return y.float()
 
 
+def weights_are_shipped() -> bool:
+    """Whether this installation has the network."""
+    return (SHIPPED / "model.json").exists()
+
+
 def shipped_network(device: torch.device | str = "cpu") -> nn.Module:
     """The network of the package, ready to be called.
 
@@ -36,7 +41,7 @@ def shipped_network(device: torch.device | str = "cpu") -> nn.Module:
     ValueError
         This installation has no weights.
     """
-    if not (SHIPPED / "model.json").exists():
+    if not weights_are_shipped():
         raise ValueError(
             "this installation has no weights of the phasing network: train one (jobs/phasing.yaml) and name its "
             "checkpoint, or use method='charge_flipping'"

@@ -4,6 +4,7 @@ catalogue/
   run.json, config.yaml, summary.json, catalogue.json (version, units, counts; written last)
   inputs.parquet            the manifest: every input's id, place, size, digest where known; a row group a part
   parts/part-00000.parquet  one row an input, in the order of inputs.parquet: ok, or rejected with its reason
+  held_out.json             keys of the test sets, where ingest.hold_out names some
   spool/, listing/, fingerprints/   while it runs: members of archives that cannot be read from the middle;
                             what each task has listed; what crystals are compared by
   duplicates.parquet        which of those that are ok are the same structure as one before them
@@ -27,6 +28,7 @@ import phaseray
 from phaseray.config import Config, ConfigError, IngestConfig, digest
 from phaseray.pipeline import cluster, schema
 from phaseray.pipeline.duplicates import FingerprintWriter, mark_duplicates, write_candidates
+from phaseray.pipeline.holding_out import read_held_out, without_held_out, write_held_out
 from phaseray.pipeline.manifest import write_manifest
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.reading import Attempt, read_rows
@@ -52,6 +54,7 @@ def ingest(config: Config, out: str | Path) -> dict[str, Any]:
         "version": schema.CATALOGUE_VERSION,
     }
     open_folder(out, identity, config)
+    write_held_out(config.ingest, config.seed, out)
     with cluster.connected(config.ray):
         total = write_manifest(config, out)
         rows = config.ingest.rows_per_part
@@ -140,6 +143,7 @@ class _PartWriter:
 
     def __init__(self, out: str, config: dict[str, Any]) -> None:
         self.out, self.config = Path(out), IngestConfig.model_validate(config)
+        self.held_out = read_held_out(self.out)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         # row groups of inputs.parquet are the parts
@@ -148,6 +152,8 @@ class _PartWriter:
         path = part_path(self.out, unit["part"])
         attempt = Attempt(path)
         rows = read_rows(refs, self.config, spool=self.out / "spool", careful=attempt.begin())
+        if self.held_out is not None:
+            rows = [without_held_out(row, self.held_out) for row in rows]
         write_table(path, schema.rows_to_table(rows, schema.CATALOGUE))
         attempt.end()
         ok = sum(row["status"] == "ok" for row in rows)

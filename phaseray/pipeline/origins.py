@@ -47,6 +47,16 @@ ORIGINS: Mapping[str, Origin] = {
         "cc0-1.0",
         "Random atoms in random cells, made by phaseray from a seed; nobody's rights are touched (CC0).",
     ),
+    "symmetric": Origin(
+        "artificial crystals with symmetry",
+        "cc0-1.0",
+        "Made by phaseray from a seed, in every space group; nobody's rights are touched (CC0).",
+    ),
+    "molecular": Origin(
+        "artificial molecular crystals",
+        "cc0-1.0",
+        "Molecules put together at random, their conformations by RDKit, packed by phaseray from a seed (CC0).",
+    ),
     "cif": Origin(
         "CIF files",
         "other",

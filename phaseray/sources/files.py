@@ -12,13 +12,14 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from phaseray.config import Limits, SyntheticSource
+from phaseray.config import Limits, MolecularSource, SymmetricSource, SyntheticSource
 from phaseray.crystal import Crystal, Rejection
 from phaseray.sources import archives, databases, locations, prototypes, tables
 from phaseray.sources.bounded import decompressed, internal, read_bounded, rejection_of, too_large
 from phaseray.sources.listing import list_inputs
 from phaseray.sources.refs import InputRef, options_of
 from phaseray.sources.spool import read_spool, spool_path
+from phaseray.sources.symmetric import symmetric_crystal
 from phaseray.sources.synthetic import synthetic_crystal
 
 __all__ = ["InputRef", "fetch_inputs", "list_inputs", "parse_input", "read_input", "read_inputs"]
@@ -111,17 +112,30 @@ def _read_alone(ref: InputRef, limits: Limits) -> bytes | Crystal:
     if ref.kind == "prototypes":
         crystal = prototypes.prototype(ref.index)
     else:
-        crystal = synthetic_crystal(*_synthetic(ref.params), ref.index)
+        crystal = _artificial(ref)
     if crystal.n_atoms > limits.max_atoms or crystal.volume > limits.max_volume:
         size = f"{crystal.n_atoms} atoms in {crystal.volume:.0f} Å³"
         raise Rejection("too_large", f"{ref.id} has {size}: raise limits.max_atoms or limits.max_volume to keep it")
     return replace(crystal, id=ref.id)
 
 
+def _artificial(ref: InputRef) -> Crystal:
+    source, seed = _source(ref.params)
+    if isinstance(source, SyntheticSource):
+        return synthetic_crystal(source, seed, ref.index)
+    if isinstance(source, SymmetricSource):
+        return symmetric_crystal(source, seed, ref.index)
+    from phaseray.sources.molecular import molecular_crystal
+
+    return molecular_crystal(source, seed, ref.index)
+
+
 @lru_cache(maxsize=64)
-def _synthetic(params: str) -> tuple[SyntheticSource, int]:
+def _source(params: str) -> tuple[SyntheticSource | SymmetricSource | MolecularSource, int]:
     known = json.loads(params)
-    return SyntheticSource.model_validate(known["source"]), known["seed"]
+    kinds: dict[str, type[SyntheticSource | SymmetricSource | MolecularSource]]
+    kinds = {"synthetic": SyntheticSource, "symmetric": SymmetricSource, "molecular": MolecularSource}
+    return kinds[known["source"]["kind"]].model_validate(known["source"]), known["seed"]
 
 
 def _read_file(ref: InputRef, max_bytes: int) -> bytes:

@@ -16,8 +16,10 @@ from phaseray.config import (
     CifSource,
     CoreMofSource,
     Limits,
+    MolecularSource,
     PrototypesSource,
     Source,
+    SymmetricSource,
     SyntheticSource,
     TableSource,
 )  # fmt: skip
@@ -151,10 +153,10 @@ class _Lister:
         if isinstance(source, PrototypesSource):
             for index, id in enumerate(prototypes.names()):
                 yield InputRef(id, "prototypes", index=index)
-        elif isinstance(source, SyntheticSource):
+        elif isinstance(source, SyntheticSource | SymmetricSource | MolecularSource):
             params = json.dumps({"seed": self.seed, "source": source.model_dump(mode="json")})
             for index in range(source.count):
-                yield InputRef(f"synthetic/{self.seed}/{index}", "synthetic", index=index, params=params)
+                yield InputRef(f"{source.kind}/{self.seed}/{index}", source.kind, index=index, params=params)
         elif isinstance(source, AmcsdSource):
             for code in databases.amcsd_ids():
                 yield InputRef(f"amcsd/{code:05d}", "amcsd", databases.AMCSD, index=code)

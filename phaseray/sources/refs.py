@@ -16,7 +16,7 @@ class InputRef:
     id : str
         Unique in a run, and the same in every run: "cif.tar.xz/amcsd_00015.cif".
     kind : str
-        "prototypes", "synthetic", "cif", "table", "amcsd" or "core_mof".
+        "prototypes", "synthetic", "symmetric", "molecular", "cif", "table", "amcsd" or "core_mof".
     uri : str
         Absolute path or address of the file or archive; empty for what is generated. Of a database
         that pip brings, the path inside its package, which may lie elsewhere on each machine.

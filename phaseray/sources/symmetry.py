@@ -48,6 +48,12 @@ def recover_symmetry(crystal: Crystal, symprec: float = 0.01) -> Crystal:
     return replace(crystal, space_group=symbol, space_group_number=number, notes=(*crystal.notes, note))
 
 
+def found_number(crystal: Crystal, symprec: float = 0.01) -> int | None:
+    """The number of the space group that spglib finds in the atoms, whatever is stated; None where it finds none."""
+    dataset = _dataset(crystal, symprec)
+    return None if dataset is None else int(dataset.number)
+
+
 def _dataset(crystal: Crystal, symprec: float) -> Any:
     import spglib
 

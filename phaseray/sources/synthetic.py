@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from phaseray.config import SyntheticSource
 from phaseray.crystal import Crystal
+from phaseray.sources.periodic import lattice_vectors, orthogonalization_of, shortest_translation, too_near
 
 Floats = NDArray[np.float64]
 
@@ -68,8 +69,8 @@ def _cell(config: SyntheticSource, rng: np.random.Generator, min_distance: float
             angles = np.full(3, 90.0)
         else:
             angles = _angles(config, rng)
-        m = _orthogonalization(edges, angles)
-        shortest = _shortest_translation(m)
+        m = orthogonalization_of(edges, angles)
+        shortest = shortest_translation(m)
         if shortest >= min_distance:
             break
     return np.concatenate([edges, angles]), m, min(min_distance, shortest)
@@ -83,56 +84,12 @@ def _angles(config: SyntheticSource, rng: np.random.Generator) -> Floats:
     return draws[possible.argmax()] if possible.any() else np.full(3, config.angle[0])
 
 
-def _orthogonalization(edges: Floats, angles: Floats) -> Floats:
-    """(3, 3) as crystal.orthogonalization_matrix, without building a Crystal to get it."""
-    ca, cb, cg = np.cos(np.radians(angles)).tolist()
-    sg = sqrt(1 - cg * cg)
-    cx = (ca - cb * cg) / sg
-    columns = np.array([[1.0, cg, cb], [0.0, sg, cx], [0.0, 0.0, sqrt(1 - cb * cb - cx * cx)]])
-    return columns * edges
-
-
-def _image_counts(orthogonalization: Floats, distance: float) -> list[int]:
-    """Per axis, how many cells from the nearest image (in fractions) a vector up to `distance` may lead.
-
-    A vector of length r has a fraction of at most r / w along an axis on which the planes of
-    lattice points are w apart, and the nearest image one from -½ to ½. No image at all is needed
-    while r < w / 2.
-    """
-    spacing = 1 / np.linalg.norm(np.linalg.inv(orthogonalization), axis=1)
-    return [floor(distance / w + 0.5 + 1e-9) for w in spacing.tolist()]
-
-
-def _images(orthogonalization: Floats, distance: float) -> Floats:
-    """(k, 3) lattice vectors in Å, the zero vector first."""
-    counts = _image_counts(orthogonalization, distance)
-    if not any(counts):
-        return np.zeros((1, 3))
-    axes = [sorted(range(-n, n + 1), key=abs) for n in counts]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3) @ orthogonalization.T
-
-
-def _shortest_translation(orthogonalization: Floats) -> float:
-    edges = np.linalg.norm(orthogonalization, axis=0)
-    return float(np.linalg.norm(_images(orthogonalization, float(edges.min()))[1:], axis=1).min())
-
-
-def _too_near(delta: Floats, orthogonalization: Floats, images: Floats, squared: float) -> NDArray[np.bool_]:
-    """(…, 3) differences in fractions to (…): is any image of the difference shorter?"""
-    nearest: Floats = (delta - np.rint(delta)) @ orthogonalization.T
-    if len(images) > 1:
-        nearest = nearest[..., None, :] + images
-    near = np.einsum("...i,...i->...", nearest, nearest) < squared
-    too_near: NDArray[np.bool_] = near.any(-1) if len(images) > 1 else near
-    return too_near
-
-
 def _positions(
     rng: np.random.Generator, orthogonalization: Floats, wanted: int, min_distance: float, centrosymmetric: bool
 ) -> tuple[Floats, NDArray[np.int64]]:
     """(n, 3) fractions, and (n,) the independent site that each belongs to. Random sequential addition."""
     m, squared = orthogonalization, min_distance**2
-    images = _images(m, min_distance)
+    images = lattice_vectors(m, min_distance)
     placed = np.empty((wanted, 3))
     site = np.empty(wanted, np.int64)
     n = n_sites = 0
@@ -148,17 +105,17 @@ def _positions(
         x = rng.random((size, 3))
         paired = np.zeros(size, bool)
         if centrosymmetric:
-            paired = ~_too_near(2 * x, m, images, squared)
+            paired = ~too_near(2 * x, m, images, squared)
             if on_centres:
                 x[~paired] = np.rint(2 * x[~paired]) / 2 % 1.0
             else:
                 x, paired = x[paired], paired[paired]
         if n:
-            free = ~_too_near(x[:, None] - placed[None, :n], m, images, squared).any(1)
+            free = ~too_near(x[:, None] - placed[None, :n], m, images, squared).any(1)
             x, paired = x[free], paired[free]
-        clash = _too_near(x[:, None] - x[None], m, images, squared)
+        clash = too_near(x[:, None] - x[None], m, images, squared)
         if centrosymmetric:
-            clash |= _too_near(x[:, None] + x[None], m, images, squared)
+            clash |= too_near(x[:, None] + x[None], m, images, squared)
         blocked = np.zeros(len(x), bool)
         for i in range(len(x)):
             size_i = 2 if paired[i] else 1

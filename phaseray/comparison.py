@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +41,7 @@ def evaluate(
 
     Parameters
     ----------
-    models : name to folder of a trained model
+    models : name to folder of a trained model, or its URI in MLflow (models:/phaseray-unet@champion)
     figures_first
         Shown in the report before those of the comparison.
     out
@@ -56,8 +57,19 @@ def evaluate(
     ConfigError
         The split is empty, or a model was trained at another resolution or on another grid.
     """
-    out = Path(out)
     data = open_dataset(dataset)
+    told = command or _command(data, models, Path(out), config.evaluate.split)
+    with tempfile.TemporaryDirectory() as fetched:
+        folders = {
+            name: _folder(config, model, Path(fetched, str(i))) for i, (name, model) in enumerate(models.items())
+        }
+        return _evaluate(config, data, folders, Path(out), title, paragraphs, figures_first, told)
+
+
+def _evaluate(
+    config: Config, data: Dataset, models: Mapping[str, Path], out: Path, title: str, paragraphs: Sequence[str],
+    figures_first: Sequence[Captioned], command: str,
+) -> dict[str, Any]:  # fmt: skip
     split = config.evaluate.split
     histories = {name: _history(Path(folder)) for name, folder in models.items()}
     identity = {
@@ -86,7 +98,7 @@ def evaluate(
     for name, (figure, _) in figures.items():
         write_bytes(out / "figures" / f"{name}.png", figure if isinstance(figure, bytes) else _png(figure))
     facts = {
-        "command": command or _command(data, models, out, split),
+        "command": command,
         "phaseray": phaseray.__version__,
         "dataset": data.path,
         "dataset digest": data.digest,
@@ -114,14 +126,20 @@ def evaluate(
     return summary
 
 
+def _folder(config: Config, model: str | Path, fetched: Path) -> Path:
+    """Of the model; that of one in MLflow is fetched."""
+    from phaseray.tracking import fetch_model, is_model_uri
+
+    return fetch_model(str(model), config.tracking, fetched) if is_model_uri(str(model)) else Path(model)
+
+
 def _history(folder: Path) -> list[dict[str, Any]]:
     path = folder / "history.json"
-    if not path.exists():
+    if not path.exists() and not (folder / "model.json").exists():
         raise ConfigError(f"{folder} holds no trained model: give the --out folder of `phaseray train`")
-    return [
-        {"epoch": line["epoch"], "train/loss": line["train_loss"], "val/loss": line["val_loss"]}
-        for line in read_json(path)
-    ]
+    # a checkpoint by itself knows its history until then
+    lines = read_json(path) if path.exists() else read_json(folder / "model.json")["history"]
+    return [{"epoch": line["epoch"], "train/loss": line["train_loss"], "val/loss": line["val_loss"]} for line in lines]
 
 
 def _predict(
@@ -261,7 +279,7 @@ def _track(
         if not note.exists():
             continue
         known = read_json(note)
-        run = Run(known["uri"], known["run_id"])
+        run = Run(known["uri"], known["run_id"], str(Path(folder) / "outbox" / known["run_id"]))
         summary = asdict(evaluation.summaries[name])
         means = {f"{split}/{key}": value for key, value in summary["mean"].items()}
         run.metrics({**means, f"{split}/solved": summary["solved"] / max(summary["n"], 1)})

@@ -28,10 +28,11 @@ from pydantic import (
 from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 
 __all__ = [
-    "CleanerConfig", "Config", "ConfigError", "EvaluateConfig", "FixedGrid", "GenerateConfig", "HoldOut",
-    "IngestConfig", "Limits", "MlpConfig", "ModelConfig", "MolecularSource", "PhasingConfig", "RayConfig", "Source",
-    "SpacingGrid", "SplitConfig", "SymmetricSource", "SyntheticSource", "TrackingConfig", "TrainConfig", "UNetConfig",
-    "digest", "load", "shipped", "to_yaml",
+    "Choice", "CleanerConfig", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig",
+    "HoldOut", "IngestConfig", "Limits", "LogUniform", "MlpConfig", "ModelConfig", "MolecularSource", "PhasingConfig",
+    "PosterConfig", "RandInt", "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig", "SymmetricSource",
+    "SyntheticSource", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform", "digest", "load",
+    "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -353,7 +354,12 @@ class PhasingConfig(_Section):
 
 class TrainConfig(_Section):
     model: ModelConfig = UNetConfig()
-    input: Literal["intensities", "amplitudes", "patterson", "zero_phase"] = "intensities"
+    input: Literal["intensities", "amplitudes", "patterson", "zero_phase", "intensities_over_max"] = "intensities"
+    target: Literal["sigma", "maximum", "absolute"] = Field(
+        default="sigma",
+        description="densities in units of their rms deviation, which amplitudes give; of their own maximum, which "
+        "nothing measured gives (the poster's); or e/Å³",
+    )
     loss: Literal["mse", "mse_any_origin"] = "mse"
     phasing: PhasingConfig = PhasingConfig()
     start_from: str | None = Field(
@@ -412,6 +418,203 @@ class TrainConfig(_Section):
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
 
+# -- searches --------------------------------------------------------------------------------
+
+
+class Choice(_Section):
+    """One of some values, none nearer to another; short: a list."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[Any, ...] = Field(min_length=1)
+
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        return self.values
+
+    def holds(self, value: Any) -> bool:
+        return json.dumps(value) in [json.dumps(v) for v in self.values]
+
+
+class _Interval(_Section):
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _from_low_to_high(self) -> _Interval:
+        if not self.low < self.high or (getattr(self, "kind", "") == "loguniform" and self.low <= 0):
+            raise ValueError(f"goes from low to a higher high, above 0 if logarithmic; not {[self.low, self.high]}")
+        return self
+
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        return (self.low, self.high)
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+class Uniform(_Interval):
+    """A number; short: {uniform: [low, high]}."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class LogUniform(_Interval):
+    """A number whose logarithm is uniform; short: {loguniform: [low, high]}."""
+
+    kind: Literal["loguniform"] = "loguniform"
+
+
+class RandInt(_Interval):
+    """A whole number, both ends included; short: {randint: [low, high]}."""
+
+    kind: Literal["randint"] = "randint"
+    low: int
+    high: int
+
+
+def _written_short(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return {"kind": "choice", "values": value}
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, span),) = value.items()
+        if kind == "choice":
+            return {"kind": kind, "values": span}
+        if kind in {"uniform", "loguniform", "randint"} and isinstance(span, list | tuple) and len(span) == 2:
+            return {"kind": kind, "low": span[0], "high": span[1]}
+    return value
+
+
+Domain = Annotated[
+    Choice | Uniform | LogUniform | RandInt, Field(discriminator="kind"), BeforeValidator(_written_short)
+]
+
+
+class SearchSpace(_Section):
+    """A training, and what of it is searched: dotted keys of it to domains."""
+
+    train: TrainConfig = TrainConfig()
+    search: dict[str, Domain] = Field(default_factory=dict, description="learning_rate: {loguniform: [1.0e-4, 0.01]}")
+
+    @model_validator(mode="after")
+    def _every_corner_is_a_training(self) -> SearchSpace:
+        for key, domain in self.search.items():
+            for value in domain.extremes:
+                try:
+                    self.with_values({key: value})
+                except ValidationError as error:
+                    raise ValueError(f"search.{key} = {value}: {error.errors()[0]['msg']}") from error
+                except KeyError as error:
+                    raise ValueError(f"search.{key} is no key of a training of a {self.train.model.kind}") from error
+        return self
+
+    def with_values(self, values: dict[str, Any]) -> TrainConfig:
+        """The training with these keys changed. KeyError for a key that it does not have."""
+        content = self.train.model_dump(mode="json")
+        for key, value in values.items():
+            *path, last = key.split(".")
+            inner = content
+            for name in path:
+                inner = inner[name]
+                if not isinstance(inner, dict):
+                    raise KeyError(key)
+            if last not in inner:
+                raise KeyError(key)
+            inner[last] = value
+        return TrainConfig.model_validate(content)
+
+    def values(self) -> dict[str, Any]:
+        """What the training itself has under the searched keys."""
+        found = {}
+        for key in self.search:
+            inner: Any = self.train.model_dump(mode="json")
+            for name in key.split("."):
+                inner = inner[name]
+            found[key] = inner
+        return found
+
+
+def _default_spaces() -> dict[str, SearchSpace]:
+    return {
+        "unet": SearchSpace(
+            search={
+                "model.depth": Choice(values=(2, 3)),
+                "model.width": Choice(values=(8, 16)),
+                "learning_rate": LogUniform(low=3e-4, high=1e-2),
+            }
+        )
+    }
+
+
+class TuneConfig(_Section):
+    """A search over trainings of one or several networks, on Ray Tune."""
+
+    spaces: dict[str, SearchSpace] = Field(default_factory=_default_spaces, min_length=1)
+    trials: int = Field(default=12, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0, description="no trial goes on after this time")
+    search: Literal["tpe", "random"] = Field(default="tpe", description="tpe: Optuna's")
+    scheduler: Literal["asha", "pbt", "none"] = Field(
+        default="asha", description="asha stops poor trials early; pbt (random start) has them go on from better ones"
+    )
+    metric: Literal["map_cc", "loss"] = Field(
+        default="map_cc", description="of validation crystals; losses compare only where all trials have the same one"
+    )
+    first_the_base: bool = Field(default=True, description="the first trial of each space is its `train` unchanged")
+    val_crystals: int = Field(default=64, ge=1, description="at most, for map_cc")
+    grace: float = Field(default=0.25, gt=0, le=1, description="share of its epochs that asha leaves every trial")
+    reduction_factor: float = Field(default=3, gt=1, description="of asha: one in so many goes on")
+    perturbation_epochs: int = Field(default=2, ge=1, description="of pbt")
+    cpus_per_trial: float = Field(default=1.0, gt=0)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+    max_concurrent: int | None = Field(default=None, ge=1, description="default: the cores over cpus_per_trial")
+    seed: int | None = Field(default=None, description="default: the run's seed")
+
+    @model_validator(mode="after")
+    def _comparable(self) -> TuneConfig:
+        if self.metric == "loss":
+            losses = {space.train.loss for space in self.spaces.values()}
+            if len(losses) > 1 or any("loss" in space.search for space in self.spaces.values()):
+                raise ValueError("trials with several losses cannot be ranked by loss: set tune.metric to map_cc")
+        if self.first_the_base:
+            for name, space in self.spaces.items():
+                for key, value in space.values().items():
+                    if not space.search[key].holds(value):
+                        raise ValueError(
+                            f"spaces.{name}.train has {key} = {value}, which spaces.{name}.search.{key} does not "
+                            "hold: widen it, change train, or set first_the_base to false"
+                        )
+        if self.scheduler == "pbt" and self.search == "tpe" and "search" in self.model_fields_set:
+            raise ValueError("pbt begins with random trials: set search to random")
+        return self
+
+
+class PosterConfig(_Section):
+    """The poster's experiment, and the same with one thing changed at a time.
+
+    All trainings take equally many steps (`epochs` times `steps_per_epoch`), so that more crystals are not more
+    training. Without more words a variant is trained on the largest of `structures`.
+    """
+
+    structures: tuple[int, ...] = Field(default=(26, 54), min_length=1, description="crystals to train on")
+    source: str = Field(default="aflow/", description="beginning of the ids of those crystals, and of the judged ones")
+    models: dict[str, TrainConfig] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name to dotted keys of the training; structures: all for more data"
+    )
+    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+
+    @model_validator(mode="after")
+    def _every_variant_is_a_training(self) -> PosterConfig:
+        for name, changed in self.variants.items():
+            for model, base in self.models.items():
+                values = {key: value for key, value in changed.items() if key != "structures"}
+                try:
+                    SearchSpace(train=base).with_values(values)
+                except (ValidationError, KeyError) as error:
+                    raise ValueError(f"variants.{name} of {model}: {error}") from error
+        return self
+
+
 class EvaluateConfig(_Section):
     split: Literal["train", "val", "test"] = "test"
     max_crystals: int | None = Field(default=None, ge=1)
@@ -457,6 +660,8 @@ class Config(_Section):
     generate: GenerateConfig = GenerateConfig()
     train: TrainConfig = TrainConfig()
     models: dict[str, TrainConfig] = Field(default_factory=dict, description="named trainings, for `demo`")
+    tune: TuneConfig = TuneConfig()
+    poster: PosterConfig = PosterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
 

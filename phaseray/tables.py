@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -75,6 +77,82 @@ def print_scores(summary: Mapping[str, Any]) -> None:
     console.print(f"report: {summary['report']}", soft_wrap=True)
 
 
+def print_sweep(summary: Mapping[str, Any]) -> None:
+    """The best trials and the base ones; then what was written where."""
+    trials = json.loads((Path(summary["out"]) / "trials.json").read_text(encoding="utf-8"))
+    counts = ", ".join(f"{n} {status}" for status, n in summary["statuses"].items() if n)
+    table = Table(
+        title=f"{summary['trials']} trials ({counts}) in {summary['seconds']:.0f} s, by {summary['metric']} of "
+        "validation crystals",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.add_column("trial")
+    for label in ("map cc", "val loss", "best epoch", "epochs", "s"):
+        table.add_column(label, justify="right")
+    table.add_column("")
+    for place, trial in enumerate(trials):
+        if place >= _TRIALS and not trial["base"]:
+            continue
+        best = "–" if trial["best_epoch"] is None else f"{trial['best_epoch']:g}"
+        table.add_row(
+            trial["name"], _number(trial["map_cc"], 3), _number(trial["val_loss"], 3), best,
+            f"{trial['epochs']}/{trial['of']}", f"{trial['seconds']:.0f}",
+            ", ".join(word for word in ("base" if trial["base"] else "", trial["status"]) if word),
+        )  # fmt: skip
+    console = _console()
+    console.print(table)
+    console.print(f"best config: {summary['best_config']}  (phaseray train --config takes it)", soft_wrap=True)
+    console.print(f"best model:  {summary['model']}", soft_wrap=True)
+    if "registered" in summary:
+        console.print(f"MLflow:      models:/{summary['registered']}", soft_wrap=True)
+
+
+_POSTER = {
+    "map_cc": ("map_cc", 2),
+    "peak_at_origin": ("1: peak at origin", 2),
+    "origin_fraction": ("2: share of density there", 3),
+    "origin_fraction_cv": ("varies by", 2),
+    "density_ratio": ("3: total over true", 2),
+    "density_ratio_drawn": ("both by own maximum", 2),
+    "sameness": ("5: alike", 2),
+    "inversion_symmetry": ("inversion", 2),
+    "peak_distance": ("6: peak to atom, Å", 2),
+    "peak_distance_less_mean": ("less the pattern, Å", 2),
+    "peak_distance_random": ("at random, Å", 2),
+}
+
+
+def poster_table(summary: Mapping[str, Any]) -> str:
+    """Markdown: a row a model and variant, a column an observation; means over seeds, with their range."""
+    heads = ["network", "variant", "crystals", *(label for label, _ in _POSTER.values())]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for line in summary["lines"]:
+        cells = [line["model"], line["variant"], str(line["structures"] or "")]
+        for key, (_, digits) in _POSTER.items():
+            text = _number(line.get(key), digits)
+            low, high = line.get(f"{key} range", (0, 0))
+            if line["seeds"] > 1 and round(high - low, digits):
+                text += f" ({low:.{digits}f} to {high:.{digits}f})"
+            cells.append(text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def print_poster(summary: Mapping[str, Any]) -> None:
+    """The table, what was seen of the six observations, and where all of it is."""
+    console = _console()
+    print(poster_table(summary))
+    for model, told in summary["observations"].items():
+        console.print(Text(model, style="bold"))
+        for sentence in told:
+            console.print(Text(sentence))
+    console.print(
+        f"{summary['trained']} trainings judged on {summary['judged']} crystals, {summary['seconds']:.0f} s; report: "
+        f"{summary['report']}", soft_wrap=True,
+    )  # fmt: skip
+
+
 def print_inspection(summary: Mapping[str, Any]) -> None:
     """What `inspect` found, on one screen: counts, bars, rejections."""
     from phaseray.evaluation.dataset_report import LABELS, facts, span
@@ -107,6 +185,7 @@ def print_inspection(summary: Mapping[str, Any]) -> None:
     console.print(f"report: {summary['report']}", soft_wrap=True)
 
 
+_TRIALS = 10
 _BAR_ROWS = 8
 _CODES = 6
 _FOLDED = ("Space group", "Crystals with")  # names, of which the rarest may be left out; ranges are all shown

@@ -32,7 +32,7 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert f"phaseray {command} [OPTIONS]" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["ingest", "generate", "train", "evaluate", "pipeline"])
+@pytest.mark.parametrize("command", ["ingest", "generate", "train", "tune", "poster", "evaluate", "pipeline"])
 def test_each_command_has_its_job(command: str):
     script = ROOT / "jobs" / f"{command}.py"
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)

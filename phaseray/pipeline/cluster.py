@@ -13,8 +13,10 @@ from phaseray.config import RayConfig
 
 
 @contextmanager
-def connected(config: RayConfig) -> Iterator[None]:
+def connected(config: RayConfig, *, dashboard: bool = False) -> Iterator[None]:
     """Ray for the time of a `with` block; what was started here is stopped here.
+
+    `dashboard` gives a private cluster one, on 127.0.0.1: Ray Tune frees the places of stopped trials only with it.
 
     In a job (`ray job submit` sets RAY_ADDRESS), or where `ray.address` is set, that cluster is
     joined. Else a private one is started: never one that happens to run on this machine.
@@ -34,7 +36,8 @@ def connected(config: RayConfig) -> Iterator[None]:
         ray.init(
             address="local",
             num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
-            include_dashboard=False,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
             # what workers print is Ray's own talk; our progress comes back as results
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -73,10 +73,14 @@ def open_dataset(path: str | Path) -> Dataset:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What dataset.json says, and batches from the files it lists. Cheap to send to workers."""
+    """What dataset.json says, and batches from the files it lists. Cheap to send to workers.
+
+    `streamed` is False where batches are to be read here, without Ray Data, though Ray runs.
+    """
 
     path: str
     info: dict[str, Any]
+    streamed: bool = True
 
     @property
     def digest(self) -> str:
@@ -120,7 +124,8 @@ class Dataset:
             the rest of the epoch; with others, the rest is dealt out anew.
         """
         windows = self._windows(split, batch_size, seed, epoch, rank, world, shuffle, voxels, skip)
-        tables = _stream(self.path, windows) if _ray_runs() else (_read(self.path, w) for w in windows)
+        through_ray = self.streamed and _ray_runs()
+        tables = _stream(self.path, windows) if through_ray else (_read(self.path, w) for w in windows)
         for window, table in zip(windows, tables, strict=True):
             start = 0
             for rows in window.batches:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from phaseray.diffraction.grid import Shape
 
-__all__ = ["InputKind", "centred", "density_scale", "full_grid", "network_input", "uncentred"]
+__all__ = ["InputKind", "centred", "density_scale", "full_grid", "network_input", "target_scale", "uncentred"]
 
-InputKind = Literal["intensities", "amplitudes", "patterson", "zero_phase"]
+InputKind = Literal["intensities", "amplitudes", "patterson", "zero_phase", "intensities_over_max"]
 
 
 def network_input(kind: InputKind, amplitude_BDHK: Tensor, shape: Shape) -> Tensor:
@@ -28,21 +28,25 @@ def network_input(kind: InputKind, amplitude_BDHK: Tensor, shape: Shape) -> Tens
     kind
         "intensities", "amplitudes": the whole diffraction pattern |F|² or |F|, h = 000 set to 0.
         "patterson": Σ |F|² exp(-2πi h·x), "zero_phase": Σ |F| exp(-2πi h·x), both over h ≠ 000.
+        "intensities_over_max": |F|² over its highest value, not of unit rms (the poster's).
         All have their origin (h = 000, or x = 0) at the centre voxel n // 2 of every axis: see `centred`.
     shape : the three sides of the whole grid
     """
     _check(amplitude_BDHK, shape)
     a_BDHK = amplitude_BDHK.to(torch.float32, copy=True)
     a_BDHK[:, 0, 0, 0] = 0
-    if kind in {"intensities", "patterson"}:
+    if kind in {"intensities", "patterson", "intensities_over_max"}:
         # rms 1 first: squares of amplitudes of heavy crystals, summed, come near the end of float16 and autocast
         a_BDHK = _unit_rms(a_BDHK).square()
-    if kind in {"intensities", "amplitudes"}:
+    if kind in {"intensities", "amplitudes", "intensities_over_max"}:
         x_BDHW = full_grid(a_BDHK, shape)
     elif kind in {"patterson", "zero_phase"}:
         x_BDHW = torch.fft.irfftn(a_BDHK, s=shape, dim=(1, 2, 3), norm="forward")
     else:
         raise ValueError(f"train.input is one of intensities, amplitudes, patterson, zero_phase; not {kind!r}")
+    if kind == "intensities_over_max":
+        highest_B111 = x_BDHW.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(x_BDHW.dtype).tiny)
+        return centred(x_BDHW / highest_B111)[:, None]
     return _unit_rms(centred(x_BDHW))[:, None]
 
 
@@ -86,6 +90,42 @@ def density_scale(amplitude_BDHK: Tensor, shape: Shape, volume_B: Tensor) -> Ten
     twice = square_BDHK[..., 1 : (shape[2] + 1) // 2]  # l > 0 stands for -l as well, the Nyquist plane does not
     total_B = square_BDHK.sum((1, 2, 3)) + twice.sum((1, 2, 3))
     return (total_B.sqrt() / volume_B.to(torch.float64)).to(torch.float32)
+
+
+def target_scale(
+    kind: Literal["sigma", "maximum", "absolute"],
+    amplitude_BDHK: Tensor,
+    shape: Shape,
+    volume_B: Tensor,
+    density_BDHW: Tensor | None,
+) -> Tensor:
+    """(B,) e/Å³: what densities are divided by to be taught, and predictions multiplied with; never 0.
+
+    Parameters
+    ----------
+    kind
+        "sigma": `density_scale`. "maximum": the highest density of each crystal, which only the
+        density itself tells. "absolute": 1.
+    density_BDHW : the true densities, for "maximum"
+
+    Raises
+    ------
+    ValueError
+        "maximum" without densities: such a network has no scale where the density is not known.
+    """
+    if kind == "absolute":
+        return torch.ones_like(volume_B, dtype=torch.float32)
+    if kind == "maximum":
+        if density_BDHW is None:
+            raise ValueError(
+                "a network taught densities over their maxima gives no e/Å³ where the density is not known: "
+                "train with train.target=sigma"
+            )
+        scale_B = density_BDHW.amax((1, 2, 3)).to(torch.float32)
+    else:
+        scale_B = density_scale(amplitude_BDHK, shape, volume_B)
+    # a crystal with no reflection but 000 within the resolution has no scale
+    return torch.where(scale_B > 0, scale_B, 1.0)
 
 
 def _unit_rms(x_BDHW: Tensor) -> Tensor:

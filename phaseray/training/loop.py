@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from phaseray.training.averaging import average_into
 from phaseray.training.checkpoint import ModelMeta
 from phaseray.training.history import Cursor, Mean, epochs_since_best
-from phaseray.training.inputs import density_scale, network_input, uncentred
+from phaseray.training.inputs import network_input, target_scale, uncentred
 from phaseray.training.objective import Network, Objective, objective_of
 from phaseray.training.phasing import phased
 from phaseray.training.protocols import Amplitudes, Batch, TrainingData
@@ -323,7 +323,10 @@ def validate(
 
 @torch.no_grad()
 def predict(model: nn.Module, meta: ModelMeta, batches: Iterable[Amplitudes]) -> Iterator[NDArray[np.float32]]:
-    """Densities that the network makes of amplitudes: (B, nx, ny, nz) e/Å³ for every batch, in turn."""
+    """Densities that the network makes of amplitudes: (B, nx, ny, nz) e/Å³ for every batch, in turn.
+
+    ValueError for a network that has no scale (`config.target` is "maximum") where batches hold no true densities.
+    """
     device = next(model.parameters()).device
     model.eval()
     for batch in batches:
@@ -331,7 +334,11 @@ def predict(model: nn.Module, meta: ModelMeta, batches: Iterable[Amplitudes]) ->
             yield phased(model, batch, meta)
             continue
         a_BDHK = torch.tensor(batch.amplitude, device=device)
-        scale_B = density_scale(a_BDHK, batch.shape, torch.tensor(batch.volume, device=device))
+        truth = getattr(batch, "density", None)
+        scale_B = target_scale(
+            meta.config.target, a_BDHK, batch.shape, torch.tensor(batch.volume, device=device),
+            None if truth is None else torch.tensor(truth, device=device),
+        )  # fmt: skip
         y_BDHW = model(network_input(meta.config.input, a_BDHK, batch.shape))[:, 0]
         yield (uncentred(y_BDHW) * scale_B[:, None, None, None]).cpu().numpy()
 

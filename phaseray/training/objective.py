@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from phaseray.config import TrainConfig
-from phaseray.training.inputs import density_scale, network_input, uncentred
+from phaseray.training.inputs import network_input, target_scale, uncentred
 from phaseray.training.losses import LOSSES
 from phaseray.training.protocols import Batch
 from phaseray.training.state import TrainingState
@@ -46,16 +46,15 @@ class Objective(Protocol):
 
 
 class RegressionObjective:
-    """Densities in units of their rms deviation, from measured amplitudes, in one go."""
+    """Densities in the units of `config.target`, from measured amplitudes, in one go."""
 
     def losses(
         self, state: TrainingState, batch: Batch, network: Network, *, generator: torch.Generator, training: bool
     ) -> Tensor:
         a_BDHK = torch.tensor(batch.amplitude, device=state.device)
-        scale_B = density_scale(a_BDHK, batch.shape, torch.tensor(batch.volume, device=state.device))
-        # a crystal with no reflection but 000 within the resolution has no scale
-        scale_B = torch.where(scale_B > 0, scale_B, 1.0)
         density_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device)
+        volume_B = torch.tensor(batch.volume, device=state.device)
+        scale_B = target_scale(state.config.target, a_BDHK, batch.shape, volume_B, density_BDHW)
         target_BDHW = density_BDHW / scale_B[:, None, None, None]
         y_BCDHW = network(network_input(state.config.input, a_BDHK, batch.shape))
         return LOSSES[state.config.loss](uncentred(y_BCDHW[:, 0]), target_BDHW)

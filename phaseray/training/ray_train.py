@@ -31,7 +31,7 @@ from phaseray.pipeline.cluster import connected
 from phaseray.pipeline.loading import open_dataset
 from phaseray.pipeline.shared import require_shared
 from phaseray.pipeline.storage import read_json, write_json, write_text
-from phaseray.tracking import Run, flat_params, prepare, run_name
+from phaseray.tracking import Run, flat_params, prepare, registered_name, run_name, send_waiting
 from phaseray.training import checkpoint
 from phaseray.training.history import Epoch, epochs_since_best
 from phaseray.training.lines import lines_to
@@ -123,6 +123,7 @@ def train(
     key = _key(config, data, seed)
     done = _done(output, key, config, tracking)
     if done:
+        send_waiting(output)
         progress(f"{name}: done before, {_best(done)}")
         return done
     write_text(output / "config.yaml", to_yaml(config))
@@ -225,6 +226,7 @@ def _tracked_run(
     )
     if isinstance(dataset, str | Path):
         run.dataset(data.digest, dataset)
+    run.file(output / "config.yaml")
     write_json(note, {"uri": store.uri, "run_id": run.run_id, "key": key})
     return run
 
@@ -305,5 +307,5 @@ def _finish(
             {"best/val_loss": line["val_loss"], "best/train_loss": line["train_loss"], "best/epoch": meta.epoch}
         )
         files = [output / checkpoint.MODEL_WEIGHTS, output / checkpoint.MODEL_JSON]
-        run.model(model, meta.shape, files)
+        run.model(model, meta.shape, files, name=registered_name(meta.config), alias="latest")
     return summary

@@ -17,6 +17,7 @@ from ray.train.torch import get_device, prepare_model
 from phaseray.config import TrainConfig
 from phaseray.pipeline.cluster import quiet
 from phaseray.tracking import Run
+from phaseray.tracking.system import system_metrics
 from phaseray.training.history import Mean
 from phaseray.training.loop import fit, predict, steps_per_epoch
 from phaseray.training.protocols import TrainingData
@@ -125,7 +126,7 @@ class _Teller:
         self.epoch_began = now
         if self.task.run:
             named = {k: v for k, v in metrics.items() if "/" in k}
-            self.task.run.metrics(named, step=line.epoch)
+            self.task.run.metrics({**named, **system_metrics()}, step=line.epoch)
             if self.example is not None:
                 self.task.run.image(_sections(state, self.example), step=line.epoch)
 

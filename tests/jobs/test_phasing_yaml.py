@@ -48,5 +48,6 @@ def test_the_whole_way(tmp_path, ray_cluster):
     problem = PhaseProblem.from_crystal(crystal, 1.5)
     settings = network.Settings(cycles=2, settling=1)
     found = network.solve_starts(problem, 2, 0, network=net, settings=settings)
-    assert found.phases.shape[0] == 2 and found.cycles == 3
+    assert found.phases.shape[0] == 2
+    assert found.cycles == 3
     assert np.isfinite(found.features["misfit"]).all()

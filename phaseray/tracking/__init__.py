@@ -15,6 +15,6 @@ from phaseray.tracking.run import Run
 from phaseray.tracking.store import Store, prepare
 
 __all__ = [
-    "GIT_SHA", "Run", "Store", "fetch_model", "flat_params", "git_sha", "is_model_uri", "prepare", "registered_name", "run_name",
-    "send_waiting",
+    "GIT_SHA", "Run", "Store", "fetch_model", "flat_params", "git_sha", "is_model_uri", "prepare", "registered_name",
+    "run_name", "send_waiting",
 ]  # fmt: skip

@@ -37,7 +37,7 @@ def test_no_training_row_shares_a_key_with_the_tests(ray_cluster, tmp_path: Path
     codes = table["code"].to_pylist()
     assert codes.count("held_out") > 10
     reasons = [r for r in table["reason"].to_pylist() if r]
-    assert any("prototype A B/225" in r for r in reasons)
+    assert any("prototype" in r for r in reasons)
     # the test set itself is there to be tested on
     there = set(table.filter(pc.equal(table["split"], "test"))["id"].to_pylist())
     assert {c.id for c in tests} <= there

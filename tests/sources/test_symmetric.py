@@ -53,7 +53,7 @@ def test_operators_are_a_group_and_keep_the_cells_of_their_system(primitive):
 def test_the_operators_of_every_space_group_hold():
     for number in range(1, 231):
         config = SymmetricSource(space_groups=(number,))
-        for index in range(2):
+        for index in (number % 3,):
             crystal = symmetric_crystal(config, 5, index)
             assert crystal.space_group_number == number
             primitive = crystal.space_group is None
@@ -83,7 +83,7 @@ def test_spglib_finds_at_least_the_symmetry_drawn():
 
 def test_atoms_keep_apart_and_cells_keep_to_the_config():
     steps = np.array(list(itertools.product(range(-2, 3), repeat=3)))
-    for index in range(80):
+    for index in range(50):
         crystal = symmetric_crystal(DEFAULT, 2, index)
         delta = crystal.positions[:, None, None] - crystal.positions[None, :, None]
         lengths = np.linalg.norm((delta - np.rint(delta) + steps) @ crystal.orthogonalization.T, axis=-1)
@@ -106,13 +106,13 @@ def test_the_same_seed_and_index_give_the_same_bytes_in_any_order():
 
 
 def test_kinds_of_crystals_are_mixed():
-    crystals = [symmetric_crystal(DEFAULT, 6, i) for i in range(150)]
+    crystals = [symmetric_crystal(DEFAULT, 6, i) for i in range(90)]
     systems = {crystal_system(c.space_group_number) for c in crystals}
     assert len(systems) == 7
     common = np.mean([INORGANIC.get(c.space_group_number, 0) >= 3 for c in crystals])
     assert 0.1 < common < 0.6
     assert 0.1 < np.mean([c.space_group is None for c in crystals]) < 0.4
-    assert len({tuple(c.composition) for c in crystals}) > 100
+    assert len({tuple(c.composition) for c in crystals}) > 60
     assert {len(c.composition) for c in crystals} >= {1, 2, 3, 4}
 
 

@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install databases demo test lint format ui clean
+.PHONY: help install databases demo test lint format ui cluster-up cluster-down clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11, or make PYTHON=/path/to/python"; exit 1; }
@@ -39,6 +39,12 @@ format: install ## put the code in its form
 
 ui: install ## MLflow over the demo's runs, on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(DEMO))/mlflow.db
+
+cluster-up: install ## a Ray head, a worker and an MLflow server on loopback, with tokens; says how to submit
+	@cluster/local/cluster.sh up
+
+cluster-down: ## stop them, and nothing else
+	@cluster/local/cluster.sh down
 
 clean: ## remove .venv, caches and runs
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

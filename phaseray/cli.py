@@ -18,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+JOBS = ("ingest", "generate", "train", "evaluate", "pipeline")
 INTERRUPTED = 130  # how typer says that Ctrl-C was pressed
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the run; without: the defaults.")]
@@ -149,6 +150,37 @@ def evaluate(
 
 
 @app.command()
+def pipeline(out: Out, config: ConfigFile = None, overrides: Overrides = []) -> None:  # noqa: B006
+    """Everything in order: ingest, generate, train, evaluate; goes on where it stopped."""
+    from phaseray.config import load
+    from phaseray.stages import pipeline as run
+
+    run(load(config, overrides), out)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="ingest, generate, train, evaluate or pipeline; then its own options.")],
+    address: Annotated[
+        str | None, typer.Option(help="http://HOST:8265 of the cluster; without: RAY_API_SERVER_ADDRESS.")
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Follow the log, and end with the job's own status.")] = True,
+    submission_id: Annotated[str | None, typer.Option(help="Name of the job; -2, -3, … when it is sent again.")] = None,
+    cpus: Annotated[float | None, typer.Option(min=0, help="Logical CPUs for the command itself.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs for the command itself.")] = None,
+    working_dir: Annotated[Path, typer.Option(help="The project's folder, which is sent.")] = Path(),
+) -> None:
+    """Send a command to a Ray cluster as a job and follow it; sent again, it goes on where it stopped."""
+    from phaseray.submit import Request
+    from phaseray.submit import submit as run
+
+    out = _checked_job(job, context.args, working_dir)
+    request = Request(job, context.args, out, working_dir, address, submission_id, cpus, gpus)
+    raise typer.Exit(run(request, follow=follow))
+
+
+@app.command()
 def inspect(
     dataset: Annotated[Path, typer.Argument(help="Folder that generate or ingest wrote.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder; without: DATASET/inspect.")] = None,
@@ -191,6 +223,28 @@ def benchmark_phasing(
         time_limit=time_limit or None, starts=starts,
     )  # fmt: skip
     print_benchmark(summary)
+
+
+def _checked_job(job: str, arguments: list[str], working_dir: Path) -> Path:
+    """Everything that can be found wrong here is not sent; the job's output folder."""
+    from phaseray.config import ConfigError, load
+
+    if job not in JOBS:
+        raise ConfigError(f"no job {job!r}; there are {', '.join(JOBS)}")
+    command = typer.main.get_command(app).commands[job]  # type: ignore[attr-defined]
+    values = command.make_context(f"phaseray submit {job}", list(arguments)).params
+    config = values["config"]
+    if config is not None:
+        if config.is_absolute() or not (working_dir / config).is_file():
+            raise ConfigError(f"--config {config} must be a file in {working_dir.resolve()}, and named from there")
+        load(working_dir / config, values["overrides"])
+    else:
+        load(None, values["overrides"])
+    relative = [str(v) for k, v in values.items() if k in ("catalogue", "dataset") and not Path(v).is_absolute()]
+    relative += [m for m in values.get("model", []) if not m.partition("=")[2].startswith("/")]
+    if relative:
+        raise ConfigError(f"a job needs absolute paths, on storage that the cluster sees: {', '.join(relative)}")
+    return Path(values["out"])
 
 
 @app.callback(invoke_without_command=True)

@@ -633,8 +633,21 @@ class RayConfig(_Section):
 
 
 class TrackingConfig(_Section):
-    uri: str | None = Field(default=None, description="default: sqlite in the output folder")
+    uri: str | None = Field(default=None, description="sqlite:///…, http(s)://…; default: sqlite in the output folder")
     experiment: str = "phaseray"
+
+    @field_validator("uri")
+    @classmethod
+    def _known_kind_without_password(cls, value: str | None) -> str | None:
+        if value is not None:
+            if not value.startswith(("sqlite:///", "http://", "https://")):
+                raise ValueError("must begin with sqlite:///, http:// or https://")
+            if "@" in value and not value.startswith("sqlite:///"):
+                raise ValueError(
+                    "must not hold a password, for it is written beside every output: set MLFLOW_TRACKING_USERNAME "
+                    "and MLFLOW_TRACKING_PASSWORD"
+                )
+        return value
 
 
 class Config(_Section):

@@ -13,7 +13,7 @@ from phaseray import cli
 from phaseray.config import to_yaml
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+COMMANDS = {command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands if command.callback}
 
 
 def test_help_comes_within_three_seconds_and_lists_the_commands():
@@ -32,7 +32,7 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert f"phaseray {command} [OPTIONS]" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["ingest", "generate", "train", "tune", "poster", "evaluate"])
+@pytest.mark.parametrize("command", ["ingest", "generate", "train", "tune", "poster", "evaluate", "pipeline"])
 def test_each_command_has_its_job(command: str):
     script = ROOT / "jobs" / f"{command}.py"
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)

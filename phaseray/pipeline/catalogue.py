@@ -33,6 +33,7 @@ from phaseray.pipeline.manifest import write_manifest
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.reading import Attempt, read_rows
 from phaseray.pipeline.run_folder import open_folder
+from phaseray.pipeline.shared import require_shared
 from phaseray.pipeline.storage import read_json, sweep, write_json, write_table
 from phaseray.pipeline.units import peak_memory, run_units
 from phaseray.sources import InputRef
@@ -56,6 +57,7 @@ def ingest(config: Config, out: str | Path) -> dict[str, Any]:
     open_folder(out, identity, config)
     write_held_out(config.ingest, config.seed, out)
     with cluster.connected(config.ray):
+        require_shared(out)
         total = write_manifest(config, out)
         rows = config.ingest.rows_per_part
         parts = [{"part": i, "count": min(rows, total - first)} for i, first in enumerate(range(0, total, rows))]

@@ -36,6 +36,7 @@ from phaseray.pipeline.half import errors, to_half
 from phaseray.pipeline.plan import PLAN, read_plan, shape_name, write_plan
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.run_folder import open_folder
+from phaseray.pipeline.shared import require_shared
 from phaseray.pipeline.split import SPLITS
 from phaseray.pipeline.storage import file_digest, sweep, write_json, write_row_groups
 from phaseray.pipeline.units import peak_memory, run_units
@@ -68,6 +69,7 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
     todo = [u for u in units if not (out / u["file"]).exists()]
     progress = Progress("generate", sum(u["count"] for u in todo))
     with cluster.connected(config.ray):
+        require_shared(out, catalogue / "catalogue.json")
         gpus = config.ray.gpus_per_actor
         worker = (str(catalogue), str(out), config.generate.model_dump(mode="json"), gpus)
         actors = cluster.computing_actors(config.ray)

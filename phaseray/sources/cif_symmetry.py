@@ -19,7 +19,8 @@ _DEN = gemmi.Op.DEN
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 # 192 is the order of F m -3 m; odd settings add centring vectors to that.
 _MOST_OPERATORS = 768
-_FRACTION = re.compile(r"[+-]?\s*\d+/\d+")
+_FRACTION = re.compile(r"[+-]?\s*\d+/0*[1-9]\d*")  # what is /0 is left for gemmi to refuse
+_LONG = re.compile(r"(?<![.\d])\d{8}")  # gemmi's integers overflow unnoticed
 # odd, so that no digit of an entry is lost where the product overflows
 _HASH = np.random.default_rng(0).integers(1, 2**62, 12) | 1
 
@@ -116,6 +117,8 @@ _Operator = tuple[list[list[int]], list[Fraction]]
 
 def _operator(triplet: str) -> _Operator:
     """Rotation in units of 1/24 and translation."""
+    if _LONG.search(triplet):
+        raise Rejection("bad_symmetry", f"the symmetry operator {triplet[:60]!r} has a number that is too long")
     try:
         op = gemmi.Op(triplet)
         return op.rot, [Fraction(t, _DEN) for t in op.tran]

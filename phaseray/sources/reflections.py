@@ -71,6 +71,9 @@ class Merged:
     r_int: float | None
 
 
+_MOST_INDEX = 10_000  # a cell of 1000 Å to 0.1 Å; what is far above becomes a grid that no memory holds
+
+
 def read_reflections(path: Path | str, kind: Kind = "F2") -> Reflections:
     """A file of reflections, whichever of the formats it has; `kind` is that of a SHELX file.
 
@@ -180,9 +183,17 @@ def _by_columns(line: str) -> tuple[float, ...]:
     return (h, k, n_l, float(line[12:20]), float(sigma) if sigma else np.nan)
 
 
+def _index(value: float) -> int:
+    if not abs(value) < _MOST_INDEX:  # nan too
+        raise ValueError(f"an index of {value:g}")
+    return int(value)
+
+
 def _by_blanks(line: str) -> tuple[float, ...]:
     parts = line.split()
-    h, k, n_l = (int(float(part)) for part in parts[:3])
+    if len(parts) < 4:
+        raise ValueError("too few numbers")
+    h, k, n_l = (_index(float(part)) for part in parts[:3])
     return (h, k, n_l, float(parts[3]), float(parts[4]) if len(parts) > 4 else np.nan)
 
 
@@ -196,7 +207,7 @@ def _loop(block: gemmi.cif.Block, name: str, kind: Kind) -> Reflections | None:
         if status in _LEFT_OUT[:3] or not np.isfinite(value):
             continue
         sigma = gemmi.cif.as_number(row[4]) if row.has(4) else np.nan
-        rows.append((*(int(gemmi.cif.as_number(row[i])) for i in range(3)), value, sigma))
+        rows.append((*(_index(gemmi.cif.as_number(row[i])) for i in range(3)), value, sigma))
     return _reflections(rows, kind) if rows else None
 
 

@@ -8,13 +8,13 @@ parallel race MLflow's migrations); a `Run` is then a small value that may be se
 a server that is away cannot take waits in the run's outbox.
 """
 
-from phaseray.tracking.names import flat_params, git_sha, run_name
+from phaseray.tracking.names import GIT_SHA, flat_params, git_sha, run_name
 from phaseray.tracking.outbox import send_waiting
 from phaseray.tracking.registry import fetch_model, is_model_uri, registered_name
 from phaseray.tracking.run import Run
 from phaseray.tracking.store import Store, prepare
 
 __all__ = [
-    "Run", "Store", "fetch_model", "flat_params", "git_sha", "is_model_uri", "prepare", "registered_name", "run_name",
-    "send_waiting",
+    "GIT_SHA", "Run", "Store", "fetch_model", "flat_params", "git_sha", "is_model_uri", "prepare", "registered_name",
+    "run_name", "send_waiting",
 ]  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import Any
 
 from phaseray.config import TrainConfig
 
-__all__ = ["flat_params", "git_sha", "run_name"]
+__all__ = ["GIT_SHA", "flat_params", "git_sha", "run_name"]
 
 
 def run_name(config: TrainConfig, seed: int) -> str:
@@ -39,8 +40,16 @@ def flat_params(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+GIT_SHA = "PHASERAY_GIT_SHA"
+
+
 def git_sha() -> str | None:
-    """The commit of the working directory, with -dirty where files differ from it; None outside git."""
+    """The commit of the working directory, with -dirty where files differ from it; None outside git.
+
+    In a job, whose working directory is a copy without a repository: what `phaseray submit` says.
+    """
+    if GIT_SHA in os.environ:
+        return os.environ[GIT_SHA]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

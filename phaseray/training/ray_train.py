@@ -29,6 +29,7 @@ from phaseray.config import ConfigError, RayConfig, TrackingConfig, TrainConfig,
 from phaseray.models import build_model, parameter_count
 from phaseray.pipeline.cluster import connected
 from phaseray.pipeline.loading import open_dataset
+from phaseray.pipeline.shared import require_shared
 from phaseray.pipeline.storage import read_json, write_json, write_text
 from phaseray.tracking import Run, flat_params, prepare, registered_name, run_name, send_waiting
 from phaseray.training import checkpoint
@@ -129,6 +130,7 @@ def train(
     ray_config = ray or RayConfig()
     progress(_opening(name, config, data))
     with connected(ray_config):
+        require_shared(output, *([Path(dataset) / "dataset.json"] if isinstance(dataset, str | Path) else []))
         private = ray_config.address is None and "RAY_ADDRESS" not in os.environ
         _check_resources(config, private, progress)
         # how often the controller looks at its workers, and so what a short epoch costs at least; 2 s by default

@@ -12,16 +12,21 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ray._private.runtime_env.packaging import create_package
+from ray.job_submission import JobSubmissionClient
 
 from phaseray.pipeline.loading import open_dataset
+from phaseray.tracking import git_sha
 from tests.conftest import own_home
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +51,22 @@ class Head:
         return subprocess.run(
             submit, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
         )
+
+    def phaseray(
+        self, *arguments: str | Path, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`phaseray submit`, likewise."""
+        submit = [BIN / "phaseray", "submit", *map(str, arguments), "--address", self.url]
+        return subprocess.run(
+            submit, cwd=ROOT, env=environment or self.environment, capture_output=True, text=True, timeout=200,
+            check=False,
+        )  # fmt: skip
+
+    @contextmanager
+    def client(self) -> Iterator[JobSubmissionClient]:
+        # the mode and the token of the tests' own process are others
+        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        yield JobSubmissionClient(self.url, headers=headers)
 
     def status(self, token: str | None) -> int:
         """The HTTP status of the dashboard's version page."""
@@ -191,3 +212,112 @@ def test_without_the_token_nothing_is_served(head: Head):
     assert job.returncode != 0
     assert "Invalid authentication token" in job.stderr
     assert "let in" not in job.stdout
+
+
+SMALL = [
+    "--config", "jobs/small.yaml", "--set", f"ingest.sources=[{{kind: synthetic, count: {CRYSTALS}}}]",
+    "--set", "ingest.rows_per_part=20", "--set", "generate.rows_per_shard=4", "--set", "generate.grid.n=12",
+    "--set", "generate.d_min=2.4", "--set", "train.epochs=1", "--set", "train.model.width=2", "--set", "ray.actors=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def everything(head: Head) -> tuple[Path, str]:
+    """The pipeline job, followed; its folder and what it said."""
+    out = head.folder / "everything"
+    job = head.phaseray("pipeline", *SMALL, "--out", out, "--submission-id", "everything", "--cpus", "0.1")
+    assert job.returncode == 0, job.stdout + job.stderr
+    return out, job.stdout
+
+
+def test_the_pipeline_job_goes_from_crystals_to_scores_and_mlflow_holds_the_run(
+    head: Head, everything: tuple[Path, str]
+):
+    out, said = everything
+    for folder in ("catalogue", "shards", "models/unet", "scores"):
+        assert (out / folder / "summary.json").exists(), folder
+    for line in (f"ingest: 0 of {CRYSTALS} crystals", f"generate: 0 of {CRYSTALS} crystals", "everything: succeeded"):
+        assert said.count(line) == 1
+    trained = json.loads((out / "models/unet/summary.json").read_text())
+    run = mlflow.MlflowClient(f"sqlite:///{out / 'mlflow.db'}").get_run(trained["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.width"] == "2"
+    assert run.data.metrics["best/val_loss"] == pytest.approx(trained["best_val_loss"])
+    assert run.data.tags["dataset_digest"] == json.loads((out / "shards/dataset.json").read_text())["dataset_digest"]
+    assert run.data.tags.get("git_sha") == git_sha()
+    assert head.environment["RAY_AUTH_TOKEN"] not in said
+    with head.client() as client:
+        details = client.get_job_info("everything")
+    assert details.metadata["command"] == "pipeline"
+    assert details.entrypoint.startswith("python jobs/pipeline.py --config jobs/small.yaml ")
+
+
+def test_a_stopped_job_leaves_a_dataset_that_goes_on_under_a_new_id(head: Head, everything: tuple[Path, str]):
+    whole, out = everything[0] / "shards", head.folder / "stopped"
+    command = ["generate", *SMALL, "--catalogue", everything[0] / "catalogue", "--out", out, "--submission-id", "again"]
+    sent = head.phaseray(*command, "--no-follow")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    with head.client() as client:
+        until = time.monotonic() + 150
+        while not list(out.rglob("*.parquet")):
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        client.stop_job("again")
+        while not client.get_job_status("again").is_terminal():
+            time.sleep(0.05)
+        assert client.get_job_status("again") == "STOPPED"
+        stood = {path: path.stat().st_mtime_ns for path in out.rglob("part-*.parquet")}
+        assert not (out / "dataset.json").exists()
+
+        job = head.phaseray(*command)
+        assert job.returncode == 0, job.stdout + job.stderr
+        assert "again-2: succeeded" in job.stdout
+    left = CRYSTALS - sum(pq.read_metadata(path).num_rows for path in stood)
+    assert (f"generate: 0 of {left} crystals" if left else "nothing left to do") in job.stdout
+    assert stood == {path: path.stat().st_mtime_ns for path in stood}
+    files = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*.parquet")}
+    assert files == {path.relative_to(out): path.read_bytes() for path in out.rglob("*.parquet")}
+
+
+def test_a_job_that_runs_is_followed_and_not_started_twice(head: Head, everything: tuple[Path, str]):
+    out = head.folder / "once"
+    with head.client() as client:
+        client.submit_job(
+            entrypoint="sleep 2; echo the first; exit 2", submission_id="first", metadata={"out": str(out)}
+        )
+        job = head.phaseray("generate", *SMALL, "--catalogue", everything[0] / "catalogue", "--out", out)
+        assert job.returncode == 2  # the job's own status
+        assert [j.submission_id for j in client.list_jobs() if (j.metadata or {}).get("out") == str(out)] == ["first"]
+    assert f"first runs already and writes {out}" in job.stdout
+    assert "the first\n" in job.stdout
+
+
+def test_what_is_wrong_is_said_before_anything_is_sent(head: Head):
+    wrong = {
+        ("generate", *SMALL, "--catalogue", "/c", "--out", "relative"): "absolute path",
+        ("generate", *SMALL, "--catalogue", "c", "--out", "/o"): "absolute paths",
+        ("generate", *SMALL, "--catalogue", "/c", "--out", "/o", "--set", "generate.dmin=1"): "generate.dmin",
+        ("train", *SMALL, "--out", "/o"): "--dataset",
+        ("solve-everything",): "there are ingest",
+    }
+    for arguments, said in wrong.items():
+        job = head.phaseray(*arguments)
+        assert (job.returncode, said in job.stderr) == (2, True), job.stderr
+    stranger = {**head.environment, "RAY_AUTH_TOKEN": "wrong" * 8}
+    job = head.phaseray("ingest", "--out", "/o", environment=stranger)
+    assert job.returncode == 2
+    assert "no access" in job.stderr
+    assert "wrong" * 8 not in job.stdout + job.stderr
+    assert "Traceback" not in job.stderr
+
+
+def test_what_is_sent_is_small_and_whole(tmp_path: Path):
+    """The package that Ray makes of the working directory, with our .gitignore and .rayignore."""
+    package = tmp_path / "package.zip"
+    create_package(str(ROOT), package, include_gitignore=True)
+    assert package.stat().st_size < 2_000_000
+    names = set(zipfile.ZipFile(package).namelist())
+    tracked = {str(p.relative_to(ROOT)) for p in (ROOT / "phaseray").rglob("*") if p.suffix in (".py", ".html")}
+    scripts = {str(p.relative_to(ROOT)) for p in (ROOT / "jobs").iterdir() if p.is_file()}
+    assert names >= tracked | scripts | {"pyproject.toml"}
+    assert not [name for name in names if name.split("/")[0] in (".git", ".venv", "tests", "benchmarks", "runs")]

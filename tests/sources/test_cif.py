@@ -117,6 +117,12 @@ def test_nonsense_is_rejected_for_a_reason(source):
     assert code_of(source) != "internal"
 
 
+@pytest.mark.parametrize("term", ["1/0", "-3/00", "1/" + "9" * 5000, "9" * 5000 + "/2"])
+def test_a_fraction_that_is_none_is_a_bad_operator(term):
+    """Found by damaging real files: 1/0 went up as ZeroDivisionError."""
+    assert code_of(cif(["Na 0.1 0.2 0.3"], operators=["x,y,z", f"-x,-y,z+{term}"])) == "bad_symmetry"
+
+
 def test_limits():
     assert code_of(SALT, limits=Limits(max_atoms=7)) == "too_large"
     assert code_of(SALT, limits=Limits(max_volume=179.0)) == "too_large"

@@ -119,3 +119,20 @@ def test_an_intensity_below_zero_has_no_amplitude():
     )
     assert sorted(merged.amplitude.tolist()) == [0.0, 3.0]
     assert (merged.sigma > 0).all()
+
+
+@pytest.mark.parametrize("index", ["inf", "-inf", "nan", "1e308", "99999999999"])
+def test_an_index_that_is_none_is_refused(index: str):
+    """Found by damaging real files: infinity went up as OverflowError."""
+    with pytest.raises(ValueError, match="no reflection"):
+        parse_shelx(f"{index} 0 1 12.5 0.4 and more so that columns are not fixed\n")
+    with pytest.raises(ValueError, match="an index of"):
+        parse_cif(
+            f"data_x\nloop_\n_refln_index_h\n_refln_index_k\n_refln_index_l\n_refln_F_squared_meas\n{index} 0 1 5\n"
+        )
+
+
+def test_a_line_cut_short_after_data_ends_them():
+    """Found by damaging real files: it went up as IndexError."""
+    text = "1 0 0 12.5000000000000 0.4\n2 0 0 8.25000000000000 0.4\n3 0\n"
+    assert len(parse_shelx(text).hkl) == 2

@@ -1,0 +1,148 @@
+"""How generate scales: the same job on 1, 2 and 4 nodes of one CPU, and sleeping work on many simulated nodes.
+
+    python benchmarks/scaling.py --out /tmp/scaling
+
+On one machine with few cores the first table ends where the cores do. In the second, units sleep as long as real
+ones took, so that what is measured is the driver and the scheduling: tasks a second, the driver's memory, and how
+busy the CPUs were kept (unit seconds / (wall seconds x CPUs)).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one CPU is to be one core
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(24)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
+
+import ray
+from ray.cluster_utils import Cluster
+from rich.console import Console
+from rich.table import Table
+
+from phaseray.config import load
+from phaseray.pipeline.catalogue import ingest
+from phaseray.pipeline.cluster import quiet
+from phaseray.pipeline.shards import generate
+from phaseray.pipeline.units import run_units
+
+
+class Sleeper:
+    """A UnitWorker that takes its time and no processor."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(self.seconds)
+        return unit
+
+
+@contextmanager
+def nodes(count: int, cpus: int) -> Iterator[None]:
+    """A head without CPUs for units (two for Ray Data's own), and `count` nodes."""
+    home = tempfile.mkdtemp(prefix="ps")
+    before, os.environ["HOME"], os.environ["RAY_TMPDIR"] = os.environ.get("HOME", ""), home, home
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(count):
+            cluster.add_node(num_cpus=cpus, object_store_memory=100_000_000)
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+        quiet()
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        os.environ["HOME"] = before
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def real(out: Path, counts: list[int], crystals: int) -> list[dict[str, Any]]:
+    """Wall seconds of generate, start of the actors included."""
+    settings = [
+        f"ingest.sources=[{{kind: synthetic, count: {crystals}, max_atoms: 60}}]", "generate.grid.n=48",
+        "generate.d_min=1.0", "generate.rows_per_shard=8",
+    ]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for count in counts:
+        with nodes(count, 1):
+            config = load(None, [*settings, f"ray.actors={count}"])
+            ingest(config, out / "catalogue")
+            facts = generate(config, out / "catalogue", out / f"shards-{count}")
+        rows.append(
+            {"nodes": count, "crystals": crystals, "seconds": facts["seconds"], "digest": facts["dataset_digest"]}
+        )
+    assert len({row["digest"] for row in rows}) == 1  # the same bytes, whatever the cluster
+    return rows
+
+
+def simulated(counts: list[int], cpus: int, seconds: float, units_a_cpu: int) -> list[dict[str, Any]]:
+    rows = []
+    for count in counts:
+        with nodes(count, cpus):
+            n = count * cpus * units_a_cpu
+            began = time.monotonic()
+            first = None
+            for _ in run_units(Sleeper, (seconds,), [{"unit": i} for i in range(n)], actors=count * cpus):
+                first = first or time.monotonic()
+            ended = time.monotonic()
+        assert first is not None
+        rows.append(
+            {
+                "nodes": count, "cpus": count * cpus, "units": n, "unit_s": seconds,
+                "start_s": round(first - began - seconds, 1), "seconds": round(ended - began, 1),
+                "units_per_s": round(n / (ended - first + seconds), 1),
+                "busy": round(n * seconds / ((ended - first + seconds) * count * cpus), 3),
+                "driver_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for key in rows[0]:
+        table.add_column(key, justify="right")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="generate on 1, 2, 4 nodes, and sleeping work on many.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--crystals", type=int, default=400)
+    parser.add_argument("--simulated", type=int, nargs="*", default=[4, 16, 64])
+    parser.add_argument("--cpus", type=int, default=1, help="of a simulated node")
+    parser.add_argument("--unit-seconds", type=float, default=2.0, help="what a shard took")
+    parser.add_argument("--units", type=int, default=10, help="a simulated CPU")
+    options = parser.parse_args()
+    facts: dict[str, Any] = {"cores": os.cpu_count()}
+    if options.nodes:
+        facts["real"] = real(options.out, options.nodes, options.crystals)
+        show(f"generate on nodes of one CPU ({os.cpu_count()} cores)", facts["real"])
+    if options.simulated:
+        facts["simulated"] = simulated(options.simulated, options.cpus, options.unit_seconds, options.units)
+        show("sleeping work", facts["simulated"])
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "scaling.json").write_text(json.dumps(facts, indent=1) + "\n")
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -84,7 +84,8 @@ class Training:
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.structures or 'all'}-{self.variant.replace(' ', '_')}-s{self.seed}"
+        variant = self.variant.replace(" ", "_").replace("/", "_per_")
+        return f"{self.model}-{self.structures or 'all'}-{variant}-s{self.seed}"
 
 
 def poster(config: Config, out: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-JOBS = ("ingest", "generate", "train", "evaluate", "pipeline")
+JOBS = ("ingest", "generate", "train", "tune", "evaluate", "poster", "pipeline")
 INTERRUPTED = 130  # how typer says that Ctrl-C was pressed
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the run; without: the defaults.")]

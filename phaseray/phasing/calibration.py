@@ -1,6 +1,6 @@
 """From features without the truth to a probability: logistic regression, its coefficients in a JSON file.
 
-`jobs/calibrate_phasing.py` makes the files that ship, in `calibrations/`, and writes into them how.
+`benchmarks/calibrate_phasing.py` makes the files that ship, in `calibrations/`, and writes into them how.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Make a calibration anew: features of starts right and wrong, of crystals whose truth is known, to coefficients.
 
-    python jobs/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/charge_flipping.json
-    python jobs/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/network.json --method network
+    python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/charge_flipping.json
+    python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/network.json --method network
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
 molecular ones first, and as many artificial ones as asked for. For the network they are those of the validation split,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from phaseray.config import load
@@ -19,7 +20,7 @@ from phaseray.training.ray_train import train
 
 YAML = Path(__file__).parents[2] / "jobs" / "phasing.yaml"
 SMALL = (
-    "ingest.sources=[{kind: symmetric, count: 40}, {kind: synthetic, count: 10, edge: [4.0, 6.0]}]",
+    "ingest.sources=[{kind: symmetric, count: 40, volume: [60.0, 240.0]}, {kind: synthetic, count: 20, edge: [4.0, 6.0]}]",
     "ingest.limits.max_volume=250", "ingest.split.val=0.1", "generate.d_min=1.3",
     "train.model={kind: cleaner, width: 16, deep_width: 16, blocks: [1, 1, 1]}",
     "train.steps_per_epoch=2", "train.epochs=1", "train.warmup_steps=1", "train.batch_voxels=8000",
@@ -32,11 +33,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 def test_the_whole_way(tmp_path, ray_cluster):
     config = load(YAML, SMALL)
     facts = ingest(config, tmp_path / "catalogue")
-    assert facts["ok"] > 20
+    assert facts["ok"] > 15
     assert facts["rejected_by_code"].get("held_out", 0) > 0
 
     held = HeldOut.of(map(prototypes.prototype, range(prototypes.count())))
     table = read_catalogue(tmp_path / "catalogue", None)
+    table = table.filter(pc.equal(table["status"], "ok"))
     kept = [c for c, row in zip(schema.crystals(table), table.to_pylist(), strict=True) if row["split"] != "test"]
     assert not [c.id for c in kept if held.shared(c)]
 

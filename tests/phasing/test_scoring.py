@@ -28,7 +28,7 @@ def test_features_do_not_change_with_origin_and_hand(solved):
     table = scoring.features(problem, torch.stack([phases, moved, phases.conj()]))
     for name, values in table.items():
         # starts are compared with each other on a rougher grid, on which this shift is no whole one
-        atol = 0.1 if name == "agreement" else 1e-4
+        atol = 0.2 if name == "agreement" else 1e-4
         np.testing.assert_allclose(values, values[0], rtol=2e-3, atol=atol, err_msg=name)
 
 

@@ -287,9 +287,7 @@ def _common_pattern(known: _Crystals, trainings: list[Training], out: Path) -> N
     for t in trainings:
         plain = t.variant == AS_THE_POSTER and t.structures == most
         if t.seed == first and (plain or (t.model == last and t.variant != AS_THE_POSTER)):
-            means[f"{t.model}, {t.variant}"] = np.load(
-                out / "runs" / t.name / "mean.npy", allow_pickle=False, allow_pickle=False
-            )
+            means[f"{t.model}, {t.variant}"] = np.load(out / "runs" / t.name / "mean.npy", allow_pickle=False)
     write_bytes(out / "common_pattern.png", to_png(mean_prediction_figure(means), dpi=60))
 
 

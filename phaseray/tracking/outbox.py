@@ -57,10 +57,7 @@ class Outbox:
             document = json.loads(entry.read_text(encoding="utf-8"))
             content = document["content"]
             if "array" in content:
-                content = {
-                    **content,
-                    "array": np.load(self.folder / content["array"], allow_pickle=False, allow_pickle=False),
-                }
+                content = {**content, "array": np.load(self.folder / content["array"], allow_pickle=False)}
             try:
                 self.send(document["operation"], content)
             except Exception as error:

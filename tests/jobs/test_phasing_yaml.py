@@ -20,7 +20,8 @@ from phaseray.training.ray_train import train
 
 YAML = Path(__file__).parents[2] / "jobs" / "phasing.yaml"
 SMALL = (
-    "ingest.sources=[{kind: symmetric, count: 40, volume: [60.0, 240.0]}, {kind: synthetic, count: 20, edge: [4.0, 6.0]}]",
+    "ingest.sources=[{kind: symmetric, count: 40, volume: [60.0, 240.0]}, "
+    "{kind: synthetic, count: 20, edge: [4.0, 6.0]}]",
     "ingest.limits.max_volume=250", "ingest.split.val=0.1", "generate.d_min=1.3",
     "train.model={kind: cleaner, width: 16, deep_width: 16, blocks: [1, 1, 1]}",
     "train.steps_per_epoch=2", "train.epochs=1", "train.warmup_steps=1", "train.batch_voxels=8000",

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,9 @@ import torch
 
 from phaseray import Crystal, Rejection
 from phaseray.config import CifSource, SplitConfig, SyntheticSource
+from phaseray.diffraction.grid import Shape
 from phaseray.phasing import calibration, network, scoring
-from phaseray.phasing.benchmark import has_c_and_h, truth_of
+from phaseray.phasing.benchmark import FINER, has_c_and_h, truth_of
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
 from phaseray.phasing.problem import PhaseProblem, resampled
@@ -75,9 +78,17 @@ def rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Featur
         done = stop
         phases = finish(problem, resampled(flipper.phases(), flipper.problem.shape, problem.shape), 40)
         pair = torch.cat([phases, truth[None]])
-        right = scoring.correlations(problem, pair, STARTS)[:STARTS].numpy()
+        right = _map_cc(problem, pair)
         out.append((scoring.features(problem, phases) | {"d_min": np.full(STARTS, d_min)}, right))
     return out
+
+
+def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
+    """Of all starts with the last one, the truth, on the grid that `benchmark-phasing` compares maps on."""
+    shape: Shape = tuple(FINER * n for n in problem.shape)  # type: ignore[assignment]
+    fine = problem.on_grid(shape)
+    cc: np.ndarray = scoring.correlations(fine, resampled(pair, problem.shape, shape), len(pair) - 1)[:-1].numpy()
+    return cc
 
 
 def network_rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Features, np.ndarray]]:
@@ -85,9 +96,13 @@ def network_rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scorin
     problem = PhaseProblem.from_crystal(crystal, d_min)
     found = network.solve_starts(problem, NETWORK_STARTS, seed)
     pair = torch.cat([found.phases, truth_of(crystal, problem)[None]])
-    right = scoring.correlations(problem, pair, NETWORK_STARTS)[:NETWORK_STARTS].numpy()
+    right = _map_cc(problem, pair)
     table = scoring.features(problem, found.phases) | dict(found.features)
     return [(table | {"d_min": np.full(NETWORK_STARTS, d_min)}, right)]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def main() -> None:
@@ -98,23 +113,25 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=100)
     parser.add_argument("--artificial", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--method", choices=("charge_flipping", "network"), default="charge_flipping")
     args = parser.parse_args()
     of_network = args.method == "network"
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
     names, starts = (NETWORK_NAMES, NETWORK_STARTS) if of_network else (NAMES, STARTS)
-    torch.set_num_threads(1)
     began, table, cc, owner = time.perf_counter(), [], [], []
     seed = UNUSED_SEED if of_network else args.seed
     splits = ("val",) if of_network else ("train", "val")
     chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits)
-    for i, crystal in enumerate(chosen):
-        for features, right in (network_rows if of_network else rows)(crystal, tried[i % len(tried)], args.seed + i):
-            table.append(features)
-            cc.append(right)
-            owner.append(np.full(len(right), i))
-        if i % 20 == 19:
-            print(f"{i + 1} of {len(chosen)} crystals, {time.perf_counter() - began:.0f} s", flush=True)
+    tasks = [(crystal, tried[i % len(tried)], args.seed + i) for i, crystal in enumerate(chosen)]
+    with ProcessPoolExecutor(args.workers, get_context("spawn"), _one_thread) as pool:
+        for i, found in enumerate(pool.map(network_rows if of_network else rows, *zip(*tasks, strict=True))):
+            for features, right in found:
+                table.append(features)
+                cc.append(right)
+                owner.append(np.full(len(right), i))
+            if i % 20 == 19:
+                print(f"{i + 1} of {len(chosen)} crystals, {time.perf_counter() - began:.0f} s", flush=True)
     joined = {name: np.concatenate([t[name] for t in table]) for name in table[0]}
     right, crystal_of = np.concatenate(cc) >= RIGHT, np.concatenate(owner)
     weight = np.full(len(right), 1 / starts * 4)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install databases demo test lint format ui cluster-up cluster-down clean
+.PHONY: help install databases demo test test-long lint format ui cluster-up cluster-down clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ demo: install ## crystals to shards to networks to a report, about 5 minutes on 
 
 test: install ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-long: install ## the tests of faults and of searches that take minutes each, about ten in all
+	PHASERAY_LONG=1 $(BIN)/python -m pytest -m long
 
 lint: install ## ruff, mypy, and the walls between the packages
 	$(BIN)/ruff check .

@@ -31,6 +31,14 @@ def _cupy():
     return xp
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("PHASERAY_LONG"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: set PHASERAY_LONG=1, as make test-long does"))
+
+
 @pytest.fixture(params=["numpy", "strict", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request: pytest.FixtureRequest):
     """The same test on NumPy, on array-api-strict (which allows only what CuPy has too), and on CuPy."""

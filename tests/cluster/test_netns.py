@@ -19,6 +19,7 @@ from tests.conftest import own_home
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not possible(), reason="needs root and iproute2"),
 ]

@@ -28,7 +28,7 @@ from tests.conftest import own_home
 from tests.training import memory_data
 from tests.training.memory_data import Interrupted, MemoryData
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[2]
 SMALL = TrainConfig(

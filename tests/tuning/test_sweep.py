@@ -25,7 +25,7 @@ from phaseray.training.state import TrainingState
 from tests.conftest import own_home
 from tests.shards import write_shards
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 25

@@ -20,9 +20,9 @@ from phaseray.tables import print_facts, print_scores
 from phaseray.training.ray_train import train
 
 SOLVED_EXAMPLES = (
-    "aflow/AB2_oI6_71_a_i-ReSi2",
-    "aflow/ABC2_tI16_122_a_b_d-CuFeS2",
-    "aflow/A12B_tI26_139_fij_a-Mn12Th",
+    "aflow/A3B2_oP20_62_3c_2c-S3Sb2",
+    "aflow/A_mP32_14_8e-Se",
+    "aflow/A5B8_cI52_217_ce_cg-Cu5Zn8",
 )
 SOLVED_D_MIN = 1.5
 

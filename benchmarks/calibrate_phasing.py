@@ -1,11 +1,13 @@
 """Make a calibration anew: features of starts right and wrong, of crystals whose truth is known, to coefficients.
 
     python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/charge_flipping.json
-    python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/network.json --method network
+    python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/network.json --method network \
+        --trained-on runs/catalogue
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
-molecular ones first, and as many artificial ones as asked for. For the network they are those of the validation split,
-and artificial ones of a seed that no training uses. Each is tried at one resolution in turn.
+molecular ones first, and as many artificial ones as asked for. For the network, only those whose formula is not in the
+catalogue that it was trained on, and artificial ones of a seed that no training uses. Each is tried at one resolution
+in turn.
 """
 
 from __future__ import annotations
@@ -20,15 +22,18 @@ import numpy as np
 import torch
 
 from phaseray import Crystal, Rejection
-from phaseray.config import CifSource, SplitConfig, SyntheticSource
+from phaseray.config import CifSource, SplitConfig, SymmetricSource, SyntheticSource
 from phaseray.diffraction.grid import Shape
+from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.phasing import calibration, network, scoring
-from phaseray.phasing.benchmark import FINER, has_c_and_h, truth_of
+from phaseray.phasing.benchmark import FINER, has_c_and_h
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
-from phaseray.phasing.problem import PhaseProblem, resampled
+from phaseray.phasing.problem import PhaseProblem, resampled, unit
+from phaseray.pipeline.catalogue import read_catalogue
 from phaseray.pipeline.split import split_of
 from phaseray.sources.files import list_inputs, read_inputs
+from phaseray.sources.symmetric import symmetric_crystal
 from phaseray.sources.synthetic import synthetic_crystal
 
 RESOLUTIONS = (0.9, 1.5, 1.2, 2.0, 1.5, 0.8, 1.0)
@@ -53,17 +58,30 @@ NETWORK_STARTS, UNUSED_SEED = 8, 987_654
 
 
 def crystals(
-    source: str, max_volume: float, real: int, artificial: int, seed: int, splits: tuple[str, ...]
+    source: str,
+    max_volume: float,
+    real: int,
+    artificial: int,
+    seed: int,
+    splits: tuple[str, ...],
+    trained_on: frozenset[str] = frozenset(),
 ) -> list[Crystal]:
     found = []
     for _, crystal, _ in read_inputs(list_inputs(CifSource(path=source), seed)):
-        if isinstance(crystal, Rejection) or (crystal.occupancy < 1).any() or crystal.volume > max_volume:
+        if (
+            isinstance(crystal, Rejection)
+            or crystal.reduced_formula in trained_on
+            or (crystal.occupancy < 1).any()
+            or crystal.volume > max_volume
+        ):
             continue
-        if crystal.n_atoms >= 3 and split_of(crystal.reduced_formula, SplitConfig()) in splits:
+        formula = crystal.reduced_formula
+        if crystal.n_atoms >= 3 and formula not in trained_on and split_of(formula, SplitConfig()) in splits:
             found.append(crystal.with_default_u_iso(0.02))
     np.random.default_rng(seed).shuffle(found)  # type: ignore[arg-type]
     found.sort(key=lambda c: not has_c_and_h(c))
-    made = [synthetic_crystal(SyntheticSource(max_atoms=60), seed, i) for i in range(artificial)]
+    made = [synthetic_crystal(SyntheticSource(max_atoms=60), seed, i) for i in range((artificial + 1) // 2)]
+    made += [symmetric_crystal(SymmetricSource(volume=(60, max_volume)), seed, i) for i in range(artificial // 2)]
     return found[:real] + made
 
 
@@ -81,6 +99,11 @@ def rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Featur
         right = _map_cc(problem, pair)
         out.append((scoring.features(problem, phases) | {"d_min": np.full(STARTS, d_min)}, right))
     return out
+
+
+def truth_of(crystal: Crystal, problem: PhaseProblem) -> torch.Tensor:
+    """(nx, ny, nz') true unit phases."""
+    return unit(torch.as_tensor(structure_factor_grid(crystal, problem.shape, problem.d_min * (1 - 1e-6))))
 
 
 def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
@@ -113,16 +136,20 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=100)
     parser.add_argument("--artificial", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trained-on", type=Path, help="catalogue; needed for the network")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--method", choices=("charge_flipping", "network"), default="charge_flipping")
     args = parser.parse_args()
     of_network = args.method == "network"
+    if of_network and args.trained_on is None:
+        parser.error("--method network needs --trained-on: what was trained on must not be calibrated on")
+    known = read_catalogue(args.trained_on, ["reduced_formula"])["reduced_formula"].to_pylist() if of_network else []
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
     names, starts = (NETWORK_NAMES, NETWORK_STARTS) if of_network else (NAMES, STARTS)
     began, table, cc, owner = time.perf_counter(), [], [], []
     seed = UNUSED_SEED if of_network else args.seed
-    splits = ("val",) if of_network else ("train", "val")
-    chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits)
+    splits = ("train", "val")
+    chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits, frozenset(known))
     tasks = [(crystal, tried[i % len(tried)], args.seed + i) for i, crystal in enumerate(chosen)]
     with ProcessPoolExecutor(args.workers, get_context("spawn"), _one_thread) as pool:
         for i, found in enumerate(pool.map(network_rows if of_network else rows, *zip(*tasks, strict=True))):

@@ -75,11 +75,6 @@ def has_c_and_h(crystal: Crystal) -> bool:
     return "C" in crystal.composition and "H" in crystal.composition
 
 
-def truth_of(crystal: Crystal, problem: PhaseProblem) -> Tensor:
-    """(nx, ny, nz') true unit phases."""
-    return unit(torch.as_tensor(structure_factor_grid(crystal, problem.shape, problem.d_min * (1 - 1e-6))))
-
-
 def run_task(task: Task) -> list[Case]:
     """All methods on one crystal, one after the other."""
     crystal = task.crystal

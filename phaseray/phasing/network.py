@@ -18,6 +18,7 @@ from torch import Tensor
 
 from phaseray.diffraction.grid import Shape, SpacingGrid
 from phaseray.phasing.problem import PhaseProblem, Starts, resampled
+from phaseray.phasing.problem import unit as unit_or_one
 
 __all__ = [
     "Observed", "Settings", "State", "clean", "condition", "iterate", "misfit", "put_back", "random_state",
@@ -125,14 +126,11 @@ def solve_starts(
     within = on_grid.measured | on_grid.missing
     observed = Observed.of(many(on_grid.amplitude), many(on_grid.measured), many(within), d_min_S, shape)
     relax = torch.tensor([settings.relax[i % len(settings.relax)] for i in range(starts)], device=device)
-    # drawn on the CPU whatever the device, so that the start does not depend on it
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((starts, *shape), generator=generator).to(device)
-    state = State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
+    state = random_state(observed, seed)
 
     def show(cycle: int, coefficients: Tensor) -> None:
         if watch is not None:
-            watch(cycle, transform_back(coefficients.conj(), shape))
+            watch(cycle, transform_back(coefficients, shape))
 
     until = None if time_limit is None else began + time_limit
     state, before, done = iterate(network, observed, state, relax[:, None, None, None], settings, until, show)
@@ -179,12 +177,6 @@ def iterate(
     return state, before, done
 
 
-def unit_or_one(X: Tensor) -> Tensor:
-    """X / |X|; 1 where X is 0."""
-    size = X.abs()
-    return torch.where(size > 0, X / size.clamp_min(torch.finfo(size.dtype).tiny), torch.ones_like(X))
-
-
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(1), b.flatten(1)
     norm = a.square().sum(1).sqrt() * b.square().sum(1).sqrt()
@@ -215,11 +207,11 @@ def condition(observed: Observed) -> Tensor:
     return torch.stack([(observed.d_min - 1.5) / 0.4, torch.log(fourth / second.square()) - 1.5], 1)
 
 
-def random_state(observed: Observed, generator: torch.Generator | None = None) -> State:
+def random_state(observed: Observed, seed: int) -> State:
     """Measured amplitudes with the phases of white noise."""
-    b = len(observed.amplitude)
-    device = observed.amplitude.device
-    noise = torch.randn((b, *observed.shape), generator=generator, device=device)
+    # drawn on the CPU whatever the device, so that the start does not depend on it
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((len(observed.amplitude), *observed.shape), generator=generator).to(observed.amplitude.device)
     return State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
 
 
@@ -247,14 +239,14 @@ def scale(observed: Observed, G: Tensor) -> Tensor:
 
 
 def misfit(observed: Observed, cleaned: Tensor) -> Tensor:
-    """(B,) R factor between the amplitudes of the cleaned map and the measured ones, which it was not shown after."""
+    """(B,) R factor between the amplitudes of a cleaned map, before the measured ones are put back, and these."""
     G = transform(cleaned)
     a = torch.where(observed.measured, G.abs(), 0.0) * scale(observed, G)
     return (a - observed.amplitude).abs().sum(_AXES) / observed.amplitude.sum(_AXES).clamp_min(_TINY)
 
 
 def unit(X: Tensor) -> Tensor:
-    """X / |X|; 0 where X is 0."""
+    """X / |X|; unlike that of `problem`, 0 where X is 0: what has no amplitude must not get one."""
     return X / X.abs().clamp_min(_TINY)
 
 

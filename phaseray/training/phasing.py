@@ -26,6 +26,7 @@ from phaseray.phasing.network import (
     clean,
     iterate,
     put_back,
+    random_state,
     transform,
     transform_back,
     unit,
@@ -116,10 +117,8 @@ def phased(model: nn.Module, batch: Amplitudes, meta: ModelMeta, cycles: int = 2
     measured = amplitude > 0
     d_min_B = torch.full((len(amplitude),), meta.d_min, device=device)
     observed = Observed.of(amplitude, measured, measured, d_min_B, batch.shape)
-    noise = torch.randn((len(amplitude), *batch.shape), generator=torch.Generator().manual_seed(0)).to(device)
-    start = State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
     settings = Settings(cycles=cycles, settling=cycles // 4)
-    state, _, _ = iterate(model, observed, start, torch.tensor(0.7, device=device), settings)
+    state, _, _ = iterate(model, observed, random_state(observed, seed=0), torch.tensor(0.7, device=device), settings)
     volume_B = torch.tensor(batch.volume, dtype=torch.float32, device=device)
     scale_B = density_scale(amplitude, batch.shape, volume_B)
     maps = transform_back(state.coefficients, batch.shape)

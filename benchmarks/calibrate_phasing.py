@@ -5,9 +5,9 @@
         --trained-on runs/catalogue
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
-molecular ones first, and as many artificial ones as asked for. For the network, only those whose formula is not in the
-catalogue that it was trained on, and artificial ones of a seed that no training uses. Each is tried at one resolution
-in turn.
+molecular ones and others in turn, and as many artificial ones as asked for. For the network, only those whose formula
+is not in the catalogue that it was trained on, and artificial ones of a seed that no training uses. Each is tried at
+one resolution in turn.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def crystals(
         if crystal.n_atoms >= 3 and formula not in trained_on and split_of(formula, SplitConfig()) in splits:
             found.append(crystal.with_default_u_iso(0.02))
     np.random.default_rng(seed).shuffle(found)  # type: ignore[arg-type]
-    found.sort(key=lambda c: not has_c_and_h(c))
+    kinds = [c for c in found if has_c_and_h(c)], [c for c in found if not has_c_and_h(c)]
+    found = [crystal for pair in zip_longest(*kinds) for crystal in pair if crystal is not None]
     made = [synthetic_crystal(SyntheticSource(max_atoms=60), seed, i) for i in range((artificial + 1) // 2)]
     made += [symmetric_crystal(SymmetricSource(volume=(60, max_volume)), seed, i) for i in range(artificial // 2)]
     return found[:real] + made

@@ -343,10 +343,13 @@ class PhasingConfig(_Section):
     largest_noise: float = Field(default=0.1, ge=0, description="relative error of an amplitude")
     largest_gap: float = Field(default=0.1, ge=0, lt=1, description="share of reflections missing")
     random_fraction: float = Field(default=0.5, ge=0, le=1, description="starts from wholly random phases")
-    cycles: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 1, 2, 4, 8, 12), min_length=1, description="how far an iteration is followed; one is drawn a batch"
+    visits: int = Field(
+        default=6, ge=1, description="steps that learn from one batch of problems, each from where its iteration stands"
     )
-    graded: int = Field(default=3, ge=1, description="of these states are learned from, at most")
+    forgetting: float = Field(
+        default=0.1, ge=0, le=1, description="steps in which the network is not told what it made of the map before"
+    )
+    pool: int = Field(default=12, ge=1, description="batches of problems whose iterations are under way at a time")
     relax: tuple[Annotated[float, Field(ge=0, lt=2)], ...] = Field(
         default=(0.0, 0.5, 0.7, 0.9), min_length=1, description="over-relaxation of the iteration; one is drawn a batch"
     )

@@ -121,7 +121,7 @@ def steps_per_epoch(state: TrainingState, data: TrainingData, world: int = 1) ->
 
 def _steps_per_pass(state: TrainingState, data: TrainingData, world: int) -> int:
     batches = data.steps("train", state.config.batch_size, world, voxels=state.config.batch_voxels)
-    return math.ceil(batches / state.config.accumulate)
+    return math.ceil(batches / state.config.accumulate) * objective_of(state.config).visits
 
 
 def _passes(
@@ -203,7 +203,8 @@ def train_epoch(
     groups = iter(batches)
     while limit is None or limit > 0:
         began = time.monotonic()
-        group = list(islice(groups, config.accumulate))
+        visit = 0 if objective.wants_batch(state.cursor.steps) else 1 + state.cursor.steps % objective.visits
+        group = [None] * config.accumulate if visit else list(islice(groups, config.accumulate))
         waited = time.monotonic() - began
         if not group:
             break
@@ -213,7 +214,7 @@ def train_epoch(
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = rate
         buffers = [b.clone() for b in state.model.buffers()] if config.on_nonfinite == "skip" else []
-        mean, crystals = _gradients(state, group, objective, network, rank, world)
+        mean, crystals = _gradients(state, group, objective, network, rank, world, visit)
         sound = _is_sound(state, buffers)
         if sound:
             state.optimizer.step()
@@ -226,7 +227,7 @@ def train_epoch(
         state.cursor = replace(
             here,
             steps=here.steps + 1,
-            batches=here.batches + len(group),
+            batches=here.batches + (0 if visit else len(group)),
             crystals=here.crystals + world * crystals,
             loss=Mean(here.loss.total + mean.total, here.loss.count + mean.count),
             skipped=here.skipped + (not sound),
@@ -248,25 +249,34 @@ def train_epoch(
 
 
 def _gradients(
-    state: TrainingState, group: list[Any], objective: Objective, network: Network, rank: int, world: int
+    state: TrainingState,
+    group: list[Any],
+    objective: Objective,
+    network: Network,
+    rank: int,
+    world: int,
+    visit: int,
 ) -> tuple[Mean, int]:
     """Gradients of one step, from the batches of `group`; the mean of its finite losses, and its crystals."""
     config = state.config
     weights = [p for p in state.model.parameters() if p.ndim > 1]
-    crystals = sum(len(batch.ids) for batch in group)
+    crystals = sum(len(batch.ids) for batch in group if batch is not None)
     mean = Mean()
     state.optimizer.zero_grad(set_to_none=True)
+    first = state.cursor.batches - (len(group) if visit else 0)
     for i, batch in enumerate(group):
         # gradients are summed over the workers once a step
         waits = i + 1 < len(group) and hasattr(state.network, "no_sync")
         with state.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
-            generator = _generator(state, state.epoch + 1, state.cursor.batches + i, rank)
+            generator = _generator(state, state.epoch + 1, first + i, rank, *([visit] if visit else []))
             loss_B = objective.losses(state, batch, network, generator=generator, training=True)
             voxels = math.prod(batch.shape) if config.model.kind == "mlp" else 1
-            minimised = loss_B.mean() * (voxels / 2 * (len(loss_B) / crystals))
+            # how many crystals the batches still to come have is not known where they are the objective's own
+            share = len(loss_B) / crystals if crystals else 1 / len(group)
+            minimised = loss_B.mean() * (voxels / 2 * share)
             if config.l2 and i + 1 == len(group):
                 square = torch.stack([w.square().sum() for w in weights]).sum()
-                minimised = minimised + config.l2 / (2 * world * crystals) * square
+                minimised = minimised + config.l2 / (2 * world * (crystals or len(loss_B))) * square
             if config.on_nonfinite == "skip":
                 # all gradients must be bad where a loss is, for by them the workers agree on what to skip
                 minimised = minimised * torch.where(loss_B.isfinite().all(), 1.0, torch.nan)
@@ -348,9 +358,11 @@ def _generator(state: TrainingState, *where: int) -> torch.Generator:
     return torch.Generator(device=state.device).manual_seed(int(seed))
 
 
-def _diagnosis(state: TrainingState, batch: Batch, loss_B: Tensor, where: str) -> str:
-    bad = [i for i, finite in zip(batch.ids, torch.isfinite(loss_B).tolist(), strict=True) if not finite]
+def _diagnosis(state: TrainingState, batch: Batch | None, loss_B: Tensor, where: str) -> str:
     what = f"the loss became {loss_B.mean().item()} in epoch {state.epoch + 1}, {where}"
+    if batch is None or len(batch.ids) != len(loss_B):
+        return f"{what}: training diverged; lower train.learning_rate (now {state.config.learning_rate:g})"
+    bad = [i for i, finite in zip(batch.ids, torch.isfinite(loss_B).tolist(), strict=True) if not finite]
     data_bad = not (np.isfinite(batch.amplitude).all() and np.isfinite(batch.density).all())
     if data_bad:
         return f"{what}: the data of {', '.join(bad[:5])} hold values that are not finite; generate them again"

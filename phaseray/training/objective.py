@@ -23,7 +23,19 @@ Network = Callable[..., Tensor]
 
 
 class Objective(Protocol):
-    """One task."""
+    """One task.
+
+    Attributes
+    ----------
+    visits : int
+        Steps that are taken for each step's worth of batches: in the others `batch` is None, and the objective
+        goes on with what it has kept.
+    """
+
+    visits: int
+
+    def wants_batch(self, step: int) -> bool:
+        """Whether the step with this number in its epoch needs batches."""
 
     def losses(
         self, state: TrainingState, batch: Any, network: Network, *, generator: torch.Generator, training: bool
@@ -33,13 +45,13 @@ class Objective(Protocol):
         Parameters
         ----------
         state : its `device` and `config`; must not be changed
-        batch : as `TrainingData.batches` gives them
+        batch : as `TrainingData.batches` gives them, or None (see `visits`)
         network
             What to call: in training DDP where there are several workers, in validation the weights that
             will be used. It runs in the configured precision and gives float32.
         generator
-            On the state's device, and the only source of chance. It begins anew with every batch, from (seed,
-            epoch, batch, worker), so that a training that goes on draws what it would have drawn; in
+            On the state's device, and the only source of chance. It begins anew with every step, from (seed,
+            epoch, batch, visit, worker), so that a training that goes on draws what it would have drawn; in
             validation from (seed, batch), the same at every epoch and for any number of workers.
         training : False in validation, where there are no gradients
         """
@@ -47,6 +59,11 @@ class Objective(Protocol):
 
 class RegressionObjective:
     """Densities in the units of `config.target`, from measured amplitudes, in one go."""
+
+    visits = 1
+
+    def wants_batch(self, step: int) -> bool:
+        return True
 
     def losses(
         self, state: TrainingState, batch: Batch, network: Network, *, generator: torch.Generator, training: bool

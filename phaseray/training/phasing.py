@@ -57,51 +57,93 @@ class Problem:
     sound: Tensor
 
 
+@dataclass
+class _UnderWay:
+    """A batch of problems, and how far the iteration that the network drives has come with it."""
+
+    problem: Problem
+    told: Tensor
+    state: State
+    relax: float
+
+
 class PhasingObjective:
-    """Maps cleaned at some of the states of an iteration that the network itself drives from spoilt phases.
+    """Maps cleaned at the states of iterations that the network itself drives from spoilt phases.
+
+    Problems stay in a pool. Every step takes one batch of them, learns from the state its iteration stands at, and
+    moves that on by one cycle with the very map that was learned from: states that the iteration visits cost nothing
+    more than states spoilt at random. Every `config.visits` steps a new batch takes the place of another, drawn by
+    chance, so that an iteration is followed for `visits` cycles in the mean, and some for many.
 
     The loss is the squared error against the true map, moved and inverted to fit the state and what the network
     makes of it, in units of the map's variance: 1 is that of a flat map. No gradient goes from one cycle to the next.
+    The pool is not part of a checkpoint: a training that goes on fills it anew, beginning with its first step (an epoch
+    that has no `steps_per_epoch` may then end up to `visits` steps sooner).
     """
 
     def __init__(self, config: PhasingConfig) -> None:
         self.config = config
+        self.visits = config.visits
+        self.pool: list[_UnderWay] = []
+
+    def wants_batch(self, step: int) -> bool:
+        return not self.pool or step % self.visits == 0
 
     def losses(
         self,
         state: TrainingState,
-        batch: CellBatch,
+        batch: CellBatch | None,
         network: Callable[..., Tensor],
         *,
         generator: torch.Generator,
         training: bool,
     ) -> Tensor:
-        config = self.config
+        if not training:
+            assert batch is not None
+            return self._along(network, self._begun(state, batch, generator))
+        taken = self._taken(state, batch, generator)
+        before = taken.state
+        if float(torch.rand(1, generator=generator, device=state.device)) < self.config.forgetting:
+            before = State(before.coefficients, torch.zeros_like(before.cleaned))
+        losses_B, taken.state = _cycle(network, taken, before)
+        return losses_B * taken.problem.sound
+
+    def _taken(self, state: TrainingState, batch: CellBatch | None, generator: torch.Generator) -> _UnderWay:
+        """What this step learns from: a new batch, or one of those under way."""
+        if batch is None:
+            # the next in turn
+            taken = self.pool.pop(0)
+            self.pool.append(taken)
+            return taken
+        if len(self.pool) >= self.config.pool:
+            self.pool.pop(int(torch.randint(len(self.pool), (1,), generator=generator, device=state.device)))
+        self.pool.append(self._begun(state, batch, generator))
+        return self.pool[-1]
+
+    def _begun(self, state: TrainingState, batch: CellBatch, generator: torch.Generator) -> _UnderWay:
         density_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device)
         cell_B6 = torch.tensor(batch.cell, dtype=torch.float64, device=state.device)
-        problem = draw_problem(density_BDHW, cell_B6, state.d_min, config, generator)
-        observed = problem.observed
+        problem = draw_problem(density_BDHW, cell_B6, state.d_min, self.config, generator)
+        which = int(torch.randint(len(self.config.relax), (1,), generator=generator, device=state.device))
+        at = spoilt_state(problem, generator, self.config.random_fraction)
+        return _UnderWay(problem, problem.observed.condition(), at, self.config.relax[which])
 
-        def choice(n: int) -> int:
-            return int(torch.randint(n, (1,), generator=generator, device=state.device))
+    def _along(self, network: Callable[..., Tensor], at: _UnderWay) -> Tensor:
+        """(B,) mean losses of the first `visits` cycles."""
+        total = torch.zeros_like(at.problem.sound)
+        for _ in range(self.visits):
+            losses_B, at.state = _cycle(network, at, at.state)
+            total = total + losses_B / self.visits
+        return total * at.problem.sound
 
-        cycles = config.cycles[choice(len(config.cycles))]
-        relax = config.relax[choice(len(config.relax))]
-        order = torch.randperm(cycles, generator=generator, device=state.device).tolist()
-        graded = set(order[: config.graded])
-        told = observed.condition()
-        at = spoilt_state(problem, generator, config.random_fraction)
-        losses_B = torch.zeros(len(told), device=state.device)
-        for cycle in range(max(graded) + 1):
-            with torch.set_grad_enabled(training and cycle in graded):
-                cleaned = clean(network, observed, at, told)
-            made = cleaned.detach()
-            if cycle in graded:
-                x = transform_back(at.coefficients, observed.shape)
-                target = aligned(problem.truth, x + made, observed.shape)
-                losses_B = losses_B + (cleaned - target).square().mean(_AXES) / len(graded)
-            at = put_back(observed, at, made, relax)
-        return losses_B * problem.sound
+
+def _cycle(network: Callable[..., Tensor], at: _UnderWay, before: State) -> tuple[Tensor, State]:
+    """(B,) losses of what the network makes of a state, and the state that follows."""
+    observed = at.problem.observed
+    cleaned = clean(network, observed, before, at.told)
+    made = cleaned.detach()
+    target = aligned(at.problem.truth, transform_back(before.coefficients, observed.shape) + made, observed.shape)
+    return (cleaned - target).square().mean(_AXES), put_back(observed, before, made, at.relax)
 
 
 @torch.no_grad()

@@ -6,7 +6,14 @@ import torch
 from phaseray.config import CleanerConfig, PhasingConfig, TrainConfig
 from phaseray.phasing.network import transform, transform_back
 from phaseray.training.loop import fit, predict
-from phaseray.training.phasing import _friedel, aligned, draw_problem, reciprocal_metric, spoilt_state
+from phaseray.training.phasing import (
+    PhasingObjective,
+    _friedel,
+    aligned,
+    draw_problem,
+    reciprocal_metric,
+    spoilt_state,
+)
 from phaseray.training.state import TrainingState
 from tests.training.memory_data import MemoryData, blobs
 
@@ -79,7 +86,7 @@ def test_the_target_follows_a_state_that_moved_or_inverted(batch, inverted):
 def config(**changes):
     return TrainConfig(
         model=CleanerConfig(width=16, deep_width=16, blocks=(1, 1, 1)),
-        phasing=PhasingConfig(d_min=(0.9, 1.2), cycles=(1, 2, 3), graded=2),
+        phasing=PhasingConfig(d_min=(0.9, 1.2), visits=3, pool=2),
         optimizer="adamw", learning_rate=3e-3, epochs=4, gradient_clip=1.0, batch_size=8, **changes,
     )  # fmt: skip
 
@@ -96,6 +103,56 @@ def test_training_learns_and_repeats_itself():
         losses.append([e.val_loss for e in state.history])
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0]
+
+
+def test_problems_stay_and_their_iterations_go_on():
+    state = TrainingState.fresh(config(), data(), seed=0)
+    objective = PhasingObjective(state.config.phasing)
+    generator = torch.Generator().manual_seed(0)
+
+    def step(batch):
+        return objective.losses(state, batch, state.network, generator=generator, training=True)
+
+    assert objective.wants_batch(0)
+    step(blobs(SHAPE, 4, 1))
+    assert [objective.wants_batch(i) for i in range(4)] == [True, False, False, True]
+    first = objective.pool[0]
+    before = first.state.coefficients
+    step(None)
+    assert objective.pool == [first]
+    assert not torch.equal(first.state.coefficients, before)
+    # amplitudes are the measured ones wherever the iteration stands
+    measured = first.problem.observed.measured
+    there = first.state.coefficients.abs()[measured]
+    assert torch.allclose(there, first.problem.observed.amplitude[measured], rtol=1e-4, atol=1e-3)
+    step(blobs(SHAPE, 4, 2))
+    assert len(objective.pool) == 2
+    step(blobs(SHAPE, 4, 3))
+    assert len(objective.pool) == 2  # another one made way
+
+
+def test_a_pass_has_so_many_steps_a_batch_as_visits():
+    state = TrainingState.fresh(config(), data(), seed=0)
+    fit(state, data())
+    batches = data().steps("train", state.config.batch_size)
+    assert [e.steps for e in state.history] == [3 * batches * (i + 1) for i in range(4)]
+
+
+def test_training_goes_on_within_an_epoch(tmp_path):
+    kept = []
+
+    def keep(state):
+        if not kept:
+            state.save(tmp_path)
+            kept.append(state.cursor.steps)
+
+    changed = config(checkpoint_every_steps=4, steps_per_epoch=10)
+    fit(TrainingState.fresh(changed, data(), seed=0), data(), on_checkpoint=keep)
+    assert kept == [4]
+    again = TrainingState.fresh(changed, data(), seed=0)
+    again.restore(tmp_path)
+    fit(again, data())
+    assert [e.steps for e in again.history] == [10, 20, 30, 40]
 
 
 def test_a_prediction_has_the_measured_amplitudes():

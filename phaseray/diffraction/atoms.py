@@ -35,24 +35,24 @@ class Atoms(NamedTuple):
     centric: bool  # F is the real part of the sum
 
     @classmethod
-    def of(cls, crystal: Crystal) -> Atoms:
-        """All atoms of the cell."""
+    def of(cls, crystal: Crystal, common_u: float = 0.0) -> Atoms:
+        """All atoms of the cell. `common_u` (Å²) is taken off isotropic displacements."""
         order = np.argsort(crystal.numbers * 1000 + crystal.isotopes, kind="stable")
-        return cls._taken(crystal, _table(crystal), order, False)
+        return cls._taken(crystal, _table(crystal, common_u), order, False)
 
     @classmethod
-    def folded(cls, crystal: Crystal) -> Atoms:
+    def folded(cls, crystal: Crystal, common_u: float = 0.0) -> Atoms:
         """One atom of each pair at x and -x, where every atom has such a mate (or is its own); else all.
 
         The mate adds the complex conjugate, so F = Re Σ weight · f · T · exp(2πi h·x).
         """
         symbol = crystal.space_group
         if (symbol is not None and not _has_centre(symbol)) or crystal.isotopes.any():
-            return cls.of(crystal)
-        table = _table(crystal)
+            return cls.of(crystal, common_u)
+        table = _table(crystal, common_u)
         mates = _mates(crystal, table)
         if mates is None:
-            return cls.of(crystal)
+            return cls.of(crystal, common_u)
         order, mate = mates
         own = np.arange(len(mate))
         table[:, 3] *= 1.0 + (mate != own)
@@ -76,13 +76,13 @@ class Atoms(NamedTuple):
         )  # fmt: skip
 
 
-def _table(crystal: Crystal) -> Floats:
-    """(n, 10): position, occupancy, β."""
+def _table(crystal: Crystal, common_u: float) -> Floats:
+    """(n, 10): position, occupancy, β, isotropic ones without what is common to all."""
     metric = crystal.reciprocal_metric
     table = np.empty((crystal.n_atoms, 10))
     table[:, :3], table[:, 3] = crystal.positions, crystal.occupancy
     if crystal.u_aniso is None:
-        np.multiply(crystal.u_iso[:, None], metric[ROW, COLUMN], out=table[:, 4:])
+        np.multiply((crystal.u_iso - common_u)[:, None], metric[ROW, COLUMN], out=table[:, 4:])
     else:
         lengths = np.sqrt(metric[[0, 1, 2], [0, 1, 2]])
         np.multiply(crystal.u_aniso, lengths[ROW] * lengths[COLUMN], out=table[:, 4:])

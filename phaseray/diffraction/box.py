@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseray.backend import Array, Module, paired
+from phaseray.backend import Array, Module, as_complex
 from phaseray.diffraction.atoms import Atoms
 from phaseray.diffraction.grid import Shape, half_shape
 from phaseray.diffraction.scattering import Probe, form_factors
@@ -58,17 +58,17 @@ class Box:
         return values
 
     def waves(self, atoms: Atoms, xp: Module) -> Array:
-        """Cosine and sine of 2π h x, times exp(-2π² β h²): (n, 2, N) float32, h, k and l as in `ranges`."""
+        """exp(2πi h x) times exp(-2π² β h²): (n, N) complex64, h, k and l as in `ranges`."""
         turns = atoms.positions @ self._index
         # turns are reduced in double precision, so that single precision holds the angle
         turns -= np.rint(turns)
         turns *= 2 * np.pi
         angle = xp.asarray(turns.astype(np.float32))
-        both = paired(xp.cos(angle), xp.sin(angle))
+        waves = as_complex(xp.cos(angle), xp.sin(angle))
         diagonal = atoms.beta[:, :3]
         if diagonal.any():
-            both = both * xp.exp(xp.asarray((diagonal @ self._square).astype(np.float32)))[:, None, :]
-        return both
+            waves = waves * xp.exp(xp.asarray((diagonal @ self._square).astype(np.float32)))
+        return waves
 
     def form_factors(self, elements: Sequence[tuple[int, int]], probe: Probe, common_u: float, xp: Module) -> Array:
         """(t, H, K, L) float32 with a common displacement; 0 outside the sphere."""

@@ -65,12 +65,11 @@ def _density_from_box(box: Array, shape: Shape, volume: float, xp: Module) -> Ar
     h, k, n_l = box.shape
     wave_x, wave_y, wave_z = (xp.asarray(w) for w in _waves((h // 2, k // 2, n_l - 1), shape))
     # letters: KL,H @ H,x; LX,K @ K,y; (real and imaginary) XY,L @ L,z
-    f = xp.matrix_transpose(xp.reshape(box, (h, k * n_l))) @ wave_x
+    # the smallest array that the scale can be given to
+    f = xp.matrix_transpose(xp.reshape(box * (1 / volume), (h, k * n_l))) @ wave_x
     f = xp.matrix_transpose(xp.reshape(f, (k, -1))) @ wave_y
     f = xp.reshape(f, (n_l, -1))
-    rho = xp.matrix_transpose(xp.concat([xp.real(f), xp.imag(f)], axis=0)) @ wave_z
-    rho *= 1 / volume
-    return xp.reshape(rho, shape)
+    return xp.reshape(xp.matrix_transpose(xp.concat([xp.real(f), xp.imag(f)], axis=0)) @ wave_z, shape)
 
 
 @lru_cache(maxsize=1024)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseray.backend import Array, Module, as_complex, paired
+from phaseray.backend import Array, Module
 from phaseray.diffraction.atoms import Atoms
 from phaseray.diffraction.box import Box, plane_products
 from phaseray.diffraction.grid import Shape
@@ -37,7 +37,7 @@ STEEP = 60.0  # exponents over which single precision might overflow
 
 # β_uv, β_uw, β_vw among β_12, β_13, β_23, for u = h, k, l
 _REST = ((1, 2), (0, 2), (0, 1))
-_BACK = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 2, 3, 1))  # (part, u, v, w) to (part, h, k, l)
+_BACK = ((0, 1, 2), (1, 0, 2), (1, 2, 0))  # (u, v, w) to (h, k, l)
 _TIES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
 
 
@@ -117,51 +117,43 @@ def summed(atoms: Atoms, box: Box, how: Split, probe: Probe, xp: Module, common_
     """
     axis = how.axis
     first, second = _REST[axis]
-    parts = 1 if atoms.centric else 2
     u, v, w = (box.shape[i] for i in (axis, first, second))
     rows = {element[:2]: i for i, element in enumerate(atoms.elements)}
     sums: list[Array | None] = [None] * len(rows)
-    each = 2 * how.nodes  # rows an atom
-    step = max(1, BLOCK // (each * v * w))
+    step = max(1, BLOCK // (2 * how.nodes * v * w))
     n = len(atoms.weight)
     for begin in range(0, n, step):
         some = atoms if step >= n else atoms.slice(begin, begin + step)
         line, plane = _factors(some, box, how, xp)
         for number, isotope, start, stop in some.elements:
             row = rows[number, isotope]
-            own = slice(start * each, stop * each)
+            own = slice(start * how.nodes, stop * how.nodes)
             part = xp.matrix_transpose(line[own, :]) @ plane[own, :]
+            if atoms.centric:
+                part = xp.real(part)
             before = sums[row]
             sums[row] = part if before is None else before + part
     f = box.form_factors([e[:2] for e in atoms.elements], probe, common_u, xp)
-    f = xp.reshape(xp.permute_dims(f, (0, *(1 + i for i in (axis, first, second)))), (len(rows), 1, u, v * w))
+    f = xp.reshape(xp.permute_dims(f, (0, *(1 + i for i in (axis, first, second)))), (len(rows), u, v * w))
     total = None
     for i, part in enumerate(sums):
-        scattered = xp.reshape(part, (parts, u, v * w)) * f[i, ...]
+        scattered = part * f[i, ...]
         total = scattered if total is None else total + scattered
-    total = xp.permute_dims(xp.reshape(total, (parts, u, v, w)), _BACK[axis])
+    total = xp.permute_dims(xp.reshape(total, (u, v, w)), _BACK[axis])
     if np.abs(how.common).max() * 4 * pi**2 * max(box.reach) ** 2 > NEGLIGIBLE:
         total = total * box.off_diagonal(how.common, xp)
-    if parts == 1:
-        return xp.astype(total[0, ...], xp.complex64)
-    return as_complex(total[0, ...], total[1, ...])
+    return xp.astype(total, xp.complex64, copy=False)
 
 
 def _factors(atoms: Atoms, box: Box, how: Split, xp: Module) -> tuple[Array, Array]:
-    """Real matrices (n·r·2, U or 2U) and (n·r·2, VW) whose product is F, real part before imaginary part."""
+    """Complex matrices (n·r, U) and (n·r, VW) of which the sum over atoms and nodes is F."""
     axis, nodes, n = how.axis, how.nodes, len(atoms.weight)
     first, second = _REST[axis]
     waves = box.waves(atoms, xp)
     at = [slice(a, b) for a, b in box.ranges]
-    v, w = waves[:, :, at[first]], waves[:, :, at[second]]
-    line = waves[:, :, at[axis]] * xp.asarray(atoms.weight.astype(np.float32)[:, None, None])
-    c, s = line[:, 0, :], line[:, 1, :]
-    # Re F = Σ c Re p - s Im p, Im F = Σ s Re p + c Im p
-    line = paired(c, -s) if atoms.centric else paired(xp.concat([c, s], axis=1), xp.concat([-s, c], axis=1))
-    products = v[:, :, None, :, None] * w[:, None, :, None, :]
-    plane = paired(products[:, 0, 0, ...] - products[:, 1, 1, ...], products[:, 0, 1, ...] + products[:, 1, 0, ...])
+    line = waves[:, at[axis]] * xp.asarray(atoms.weight.astype(np.float32)[:, None])
+    plane = xp.reshape(waves[:, at[first], None] * waves[:, None, at[second]], (n, -1))
     if nodes > 1 or how.tied:
-        plane = xp.reshape(plane, (n, 2, -1))
         beta = (-4 * pi**2) * (atoms.beta[:, 3:] - how.common)[:, _TIES[axis]]
         low = 0 if axis == 2 else -box.reach[axis]
         at_u, basis = chebyshev(low, box.reach[axis], nodes)
@@ -170,9 +162,7 @@ def _factors(atoms: Atoms, box: Box, how: Split, xp: Module) -> tuple[Array, Arr
         slopes[:, :2] = at_u[:, None] if nodes > 1 else 0.0
         slopes_xp = xp.asarray((slopes * beta[:, None]).astype(np.float32).reshape(-1, 3))
         exponent = xp.exp(slopes_xp @ xp.asarray(plane_products(box.reach, first, second)))
-        plane = plane[:, None, :, :] * xp.reshape(exponent, (n, nodes, 1, -1))
+        plane = plane[:, None, :] * xp.reshape(exponent, (n, nodes, -1))
         if nodes > 1:
-            basis_xp = xp.asarray(basis if atoms.centric else np.tile(basis, 2))
-            line = line[:, None, :, :] * basis_xp[:, None, :]
-    rows = 2 * nodes * n
-    return xp.reshape(line, (rows, -1)), xp.reshape(plane, (rows, -1))
+            line = line[:, None, :] * xp.asarray(basis)
+    return xp.reshape(line, (nodes * n, -1)), xp.reshape(plane, (nodes * n, -1))

@@ -100,13 +100,9 @@ def structure_factor_grid(
 
 def structure_factor_box(crystal: Crystal, shape: Shape, d_min: float, *, probe: Probe, xp: Module) -> Array:
     """F of `structure_factor_grid` without the zeros: a box (2 h + 1, 2 k + 1, l + 1) in FFT order."""
-    atoms = Atoms.folded(crystal)
+    common_u = float(crystal.u_iso.min()) if crystal.u_aniso is None else 0.0
+    atoms = Atoms.folded(crystal, common_u)
     box = Box(reach_of(crystal.cell, shape, d_min), crystal.reciprocal_metric, d_min)
-    common_u = 0.0
-    if crystal.u_aniso is None:
-        common_u = float(crystal.u_iso.min())
-        if common_u:
-            atoms = atoms._replace(beta=atoms.beta - common_u * crystal.reciprocal_metric[ROW, COLUMN])
     how = split(atoms, box)
     if how is not None:
         return summed(atoms, box, how, probe, xp, common_u)

@@ -1,6 +1,6 @@
 """From CIFs to shards: through Ray, the same work without Ray, and pymatgen with direct summation, in one run.
 
-    python benchmarks/end_to_end.py [--json out.json]          # about 21,000 CIFs of the databases, 32³ points
+    python benchmarks/end_to_end.py [--json out.json]          # the CIFs of both databases, 32³ points
     python benchmarks/end_to_end.py --memory [--json out.json]  # peak memory with 5,000 and with 30,000 crystals
 
 `make databases` brings the CIFs. On as many cores as there are:
@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 N, D_MIN = 32, 1.0
-DATABASES = "[{kind: amcsd}, {kind: core_mof, subsets: ['2014', '2019-FSR']}]"
+DATABASES = "[{kind: amcsd}, {kind: core_mof}]"
 
 
 def configuration(sources: str, dtype: str, n: int = N) -> Any:

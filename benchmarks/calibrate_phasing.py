@@ -26,11 +26,13 @@ from phaseray import Crystal, Rejection
 from phaseray.config import CifSource, SplitConfig, SymmetricSource, SyntheticSource
 from phaseray.diffraction.grid import Shape
 from phaseray.diffraction.structure_factors import structure_factor_grid
-from phaseray.phasing import calibration, network, scoring
+from phaseray.phasing import calibration, scoring
 from phaseray.phasing.benchmark import FINER, has_c_and_h
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
 from phaseray.phasing.problem import PhaseProblem, resampled, unit
+from phaseray.phasing.solve import STARTS as NUMBERS
+from phaseray.phasing.solve import solve_starts
 from phaseray.pipeline.catalogue import read_catalogue
 from phaseray.pipeline.split import split_of
 from phaseray.sources.files import list_inputs, read_inputs
@@ -55,7 +57,7 @@ NETWORK_NAMES = (
     "d_min",
     "d_min*misfit",
 )
-NETWORK_STARTS, UNUSED_SEED = 8, 987_654
+UNUSED_SEED = 987_654
 
 
 def crystals(
@@ -119,11 +121,11 @@ def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
 def network_rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Features, np.ndarray]]:
     """Features, and map_cc with the truth, of the starts of the shipped network."""
     problem = PhaseProblem.from_crystal(crystal, d_min)
-    found = network.solve_starts(problem, NETWORK_STARTS, seed)
+    found = solve_starts(problem, "network", None, seed, None)
     pair = torch.cat([found.phases, truth_of(crystal, problem)[None]])
     right = _map_cc(problem, pair)
     table = scoring.features(problem, found.phases) | dict(found.features)
-    return [(table | {"d_min": np.full(NETWORK_STARTS, d_min)}, right)]
+    return [(table | {"d_min": np.full(len(right), d_min)}, right)]
 
 
 def _one_thread() -> None:
@@ -147,7 +149,7 @@ def main() -> None:
         parser.error("--method network needs --trained-on: what was trained on must not be calibrated on")
     known = read_catalogue(args.trained_on, ["reduced_formula"])["reduced_formula"].to_pylist() if of_network else []
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
-    names, starts = (NETWORK_NAMES, NETWORK_STARTS) if of_network else (NAMES, STARTS)
+    names, starts = (NETWORK_NAMES, f"{NUMBERS['network']} or more") if of_network else (NAMES, STARTS)
     began, table, cc, owner = time.perf_counter(), [], [], []
     seed = UNUSED_SEED if of_network else args.seed
     splits = ("train", "val")
@@ -163,7 +165,8 @@ def main() -> None:
                 print(f"{i + 1} of {len(chosen)} crystals, {time.perf_counter() - began:.0f} s", flush=True)
     joined = {name: np.concatenate([t[name] for t in table]) for name in table[0]}
     right, crystal_of = np.concatenate(cc) >= RIGHT, np.concatenate(owner)
-    weight = np.full(len(right), 1 / starts * 4)
+    # starts of one crystal are not independent
+    weight = 4 / np.bincount(crystal_of)[crystal_of]
     held_out = np.zeros(len(right))
     for fold in range(5):
         test = crystal_of % 5 == fold

@@ -173,13 +173,13 @@ class Crystal:
     @cached_property
     def reciprocal_metric(self) -> Floats:
         """(3, 3) G* in Å⁻²: 1/d² = hᵀ G* h."""
-        inverse = np.linalg.inv(self.orthogonalization)
-        return inverse @ inverse.T
+        g = gemmi.UnitCell(*self.cell.tolist()).reciprocal_metric_tensor()
+        return np.array([[g.u11, g.u12, g.u13], [g.u12, g.u22, g.u23], [g.u13, g.u23, g.u33]])
 
     @cached_property
     def volume(self) -> float:
         """Å³."""
-        return float(np.linalg.det(self.orthogonalization))
+        return float(gemmi.UnitCell(*self.cell.tolist()).volume)
 
     @property
     def n_electrons(self) -> float:

@@ -40,7 +40,7 @@ SAME_DENSITY = 0.003  # of atoms an Å³
 SAME_COMPOSITION = 0.002  # of the share of an element among the atoms
 # Terms of the sum; beyond, the comparison would take longer than everything else. Limits() stay below.
 MOST_TERMS = 4e9
-_BLOCK = 2_000_000  # complex numbers at once
+_BLOCK = 50_000  # complex numbers at once: they should stay in the cache
 _PARTS = (RUNGS, RUNGS, STRONGEST, STRONGEST)  # shells by Z, shells by 1, strongest by Z, strongest by 1
 LENGTH = 1 + sum(_PARTS)  # without the composition
 _EDGES = tuple(pairwise(np.cumsum([1, *_PARTS]).tolist()))

@@ -20,7 +20,7 @@ from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.evaluation.metrics import correlation_maps, solved, trivial
 from phaseray.evaluation.peaks import atoms_found
 from phaseray.phasing.problem import PhaseProblem, density_of, resampled, unit
-from phaseray.phasing.solve import STARTS, Method, judged, solve_starts
+from phaseray.phasing.solve import Method, judged, solve_starts
 
 FINER = 2
 """Points of the grid that maps are compared on, for each of the grid they are phased on, along each axis."""
@@ -110,7 +110,7 @@ def run_task(task: Task) -> list[Case]:
     for method in task.methods:
         began = time.perf_counter()
         with torch.no_grad():
-            found = solve_starts(problem, method, task.starts or STARTS[method], task.seed, task.time_limit)
+            found = solve_starts(problem, method, task.starts, task.seed, task.time_limit)
             solution = judged(problem, found, method, began)
         cc, recall = scores(maps(found.phases[solution.start]))
         best = max(float(correlation_maps(maps(phases), truth).max()) for phases in found.phases)

@@ -17,6 +17,10 @@ from phaseray.phasing.problem import PhaseProblem, Starts
 Method = Literal["network", "charge_flipping", "rrr", "zero", "hybrid"]
 METHODS: tuple[Method, ...] = get_args(Method)
 STARTS: dict[Method, int] = {"network": 8, "hybrid": 8, "charge_flipping": 16, "rrr": 16, "zero": 1}
+ROUNDS = 4
+"""As often the network tries so many starts anew, unless told how many: until one of them is ENOUGH."""
+ENOUGH = 0.9
+"""Probability at which a start is taken for the solution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +90,8 @@ def solve_map(
         "network": learned cleaning of maps; "charge_flipping"; "rrr"; "hybrid": the first two in turn;
         "zero": all phases 0.
     starts : int, optional
-        Random beginnings, all at once; without: as many as suit the method.
+        Random beginnings, all at once; without: as many as suit the method. The network then tries 8, and up to 24
+        more where none of them is probably right.
     seed : int
         The same seed gives the same result on the CPU, unless `time_limit` cuts it.
     time_limit : float, optional
@@ -112,12 +117,16 @@ def solve_map(
     began = time.perf_counter()
     problem = PhaseProblem.of(cell, hkl, amplitude, d_min=d_min, sigma=sigma, device=device)
     with torch.no_grad():
-        found = solve_starts(problem, method, starts or STARTS[method], seed, time_limit)
+        found = solve_starts(problem, method, starts, seed, time_limit)
         return judged(problem, found, method, began)
 
 
-def solve_starts(problem: PhaseProblem, method: Method, starts: int, seed: int, time_limit: float | None) -> Starts:
-    """All starts of one method."""
+def solve_starts(
+    problem: PhaseProblem, method: Method, starts: int | None, seed: int, time_limit: float | None
+) -> Starts:
+    """All starts of one method; without a number, as many as suit it."""
+    rounds = ROUNDS if starts is None else 1
+    starts = starts or STARTS[method]
     if method == "zero":
         from phaseray.phasing import zero_phase
 
@@ -130,29 +139,49 @@ def solve_starts(problem: PhaseProblem, method: Method, starts: int, seed: int, 
         from phaseray.phasing import rrr
 
         return rrr.solve_starts(problem, starts, seed, time_limit)
-    try:
-        from phaseray.phasing import network
-    except ImportError as error:
-        raise ValueError(
-            f"the method {method!r} needs a trained network, which this installation lacks ({error}); "
-            "method='charge_flipping' works without"
-        ) from error
     if method == "hybrid":
-        return _hybrid(problem, starts, seed, time_limit)
-    found: Starts = network.solve_starts(problem, starts, seed, time_limit, problem.device)
-    return found
+        return _hybrid(problem, starts, rounds, seed, time_limit)
+    return _network(problem, starts, rounds, seed, time_limit)
 
 
-def _hybrid(problem: PhaseProblem, starts: int, seed: int, time_limit: float | None) -> Starts:
+def _network(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limit: float | None) -> Starts:
+    """Rounds of as many starts each, until one of them is probably right."""
+    from phaseray.phasing import network
+
+    began = time.perf_counter()
+    found: list[Starts] = []
+    for number in range(rounds):
+        left = None if time_limit is None else time_limit - (time.perf_counter() - began)
+        # a round cut short is worth nothing
+        if found and left is not None and left < found[0].seconds:
+            break
+        own = seed if not number else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        found.append(network.solve_starts(problem, starts, own, left, problem.device))
+        together = _joined(found)
+        if number + 1 < rounds and scoring.judge(problem, together, "network")[0].max() >= ENOUGH:
+            break
+    return together
+
+
+def _joined(found: list[Starts]) -> Starts:
+    return Starts(
+        phases=torch.cat([f.phases for f in found]),
+        features={name: np.concatenate([f.features[name] for f in found]) for name in found[0].features},
+        cycles=sum(f.cycles for f in found),
+        seconds=sum(f.seconds for f in found),
+    )
+
+
+def _hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limit: float | None) -> Starts:
     """Charge flipping, for half of the time; where it has no probable solution, the network as well."""
-    from phaseray.phasing import charge_flipping, network
+    from phaseray.phasing import charge_flipping
 
     half = None if time_limit is None else time_limit / 2
     flipped = charge_flipping.solve_starts(problem, STARTS["charge_flipping"], seed, half)
     if flipped.solved is not None and flipped.solved.any():
         return flipped
     rest = None if time_limit is None else max(time_limit - flipped.seconds, 1e-3)
-    learned: Starts = network.solve_starts(problem, starts, seed, rest, problem.device)
+    learned = _network(problem, starts, rounds, seed, rest)
     # features that only one of the two knows cannot judge both
     return Starts(
         phases=torch.cat([flipped.phases, learned.phases]),

@@ -50,6 +50,7 @@ NETWORK_NAMES = (
     "misfit",
     "steadiness",
     "agreement",
+    "following",
     "residual",
     "sayre",
     "negative",

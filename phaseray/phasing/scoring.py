@@ -20,7 +20,7 @@ Features = dict[str, NDArray[np.float64]]
 
 SAME_MAP = 0.8
 """Correlation from which on two maps are taken for the same."""
-_ROUGH = 2.1  # points per d_min of the grid on which all pairs of starts are compared
+_ROUGH = 3.0  # points per d_min of the grid on which all pairs of starts are compared
 
 
 def features(problem: PhaseProblem, phases: Tensor) -> Features:
@@ -42,6 +42,8 @@ def features(problem: PhaseProblem, phases: Tensor) -> Features:
         Correlation of the Patterson of the positive part of the map with the measured one, the origin peak left out.
     agreement
         Largest correlation with the map of another start under any origin and hand; 0 with one start.
+    following
+        Share of the other starts whose maps are the same (correlation ≥ SAME_MAP); 0 with one start.
     """
     shape = problem.shape
     rho = torch.fft.irfftn(problem.amplitude * phases, s=shape, dim=AXES, norm="forward")
@@ -53,6 +55,7 @@ def features(problem: PhaseProblem, phases: Tensor) -> Features:
     positive = torch.fft.rfftn(z.clamp_min(0), dim=AXES, norm="forward").abs()
     squared = torch.fft.rfftn(z.square(), dim=AXES, norm="forward").abs()
     weight = problem.weight * problem.measured
+    alike = likeness(problem, phases)
     found = {
         "residual": _residual(problem.amplitude, positive, weight),
         "skewness": (square * flat).mean(1),
@@ -61,7 +64,8 @@ def features(problem: PhaseProblem, phases: Tensor) -> Features:
         "negative": (square * (flat < 0)).mean(1),
         "sayre": _correlation(problem.amplitude, squared, weight),
         "patterson": _correlation(problem.amplitude.square(), positive.square(), weight),
-        "agreement": agreement(problem, phases),
+        "agreement": alike.amax(1),
+        "following": (alike >= SAME_MAP).float().sum(1) / max(1, len(alike) - 1),
     }
     return {name: value.double().cpu().numpy() for name, value in found.items()}
 
@@ -92,8 +96,8 @@ def correlations(problem: PhaseProblem, phases: Tensor, one: int) -> Tensor:
     return best
 
 
-def agreement(problem: PhaseProblem, phases: Tensor, block: int = 8) -> Tensor:
-    """(S,) largest correlation of each start's map with another's, maximised over translations and inversion."""
+def likeness(problem: PhaseProblem, phases: Tensor, block: int = 8) -> Tensor:
+    """(S, S) correlations of the maps of all starts, maximised over translations and inversion; 0 on the diagonal."""
     shape = grid_shape(problem.cell, problem.d_min, _ROUGH)
     f = resampled(problem.amplitude * phases, problem.shape, shape)
     norm = (problem.weight * problem.amplitude.square()).sum().clamp_min(1e-30)
@@ -107,7 +111,7 @@ def agreement(problem: PhaseProblem, phases: Tensor, block: int = 8) -> Tensor:
             best = peaks.reshape(2, -1).amax(0) / norm
             table[i, first : first + block] = best
             table[first : first + block, i] = best
-    return table.amax(1).clamp(-1, 1)
+    return table.clamp(-1, 1)
 
 
 def _residual(observed: Tensor, calculated: Tensor, weight: Tensor) -> Tensor:

@@ -100,3 +100,30 @@ def test_bad_use_is_told(data):
         solve_map(*data, method="zero", starts=0)
     with pytest.raises(ValueError, match="time_limit"):
         solve_map(*data, method="zero", time_limit=0)
+
+
+@pytest.mark.parametrize(("probability", "rounds"), [(0.2, 4), (0.95, 1)])
+def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypatch, probability, rounds):
+    from phaseray.phasing import network, scoring, solve
+    from phaseray.phasing.problem import Starts
+
+    seeds = []
+
+    def tried(problem, starts, seed, time_limit, device):
+        seeds.append(seed)
+        return Starts(problem.random_phases(starts, seed), {"misfit": np.full(starts, 0.3)}, cycles=60, seconds=1.0)
+
+    def judged(problem, found, method):
+        return np.full(len(found), probability), {}
+
+    monkeypatch.setattr(network, "solve_starts", tried)
+    monkeypatch.setattr(scoring, "judge", judged)
+    problem = PhaseProblem.of(*data)
+    found = solve.solve_starts(problem, "network", None, 5, None)
+    assert (len(found), len(seeds), len(set(seeds)), seeds[0]) == (8 * rounds, rounds, rounds, 5)
+    assert found.features["misfit"].shape == (8 * rounds,)
+    assert found.cycles == 60 * rounds
+    # as many as asked for, and no more
+    assert len(solve.solve_starts(problem, "network", 3, 5, None)) == 3
+    # a round that would be cut short is not begun
+    assert len(solve.solve_starts(problem, "network", None, 5, 1.0)) == 8

@@ -129,6 +129,32 @@ def network_rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scorin
     return [(table | {"d_min": np.full(len(right), d_min)}, right)]
 
 
+def draw(held_out: np.ndarray, right: np.ndarray, title: str, path: Path) -> None:
+    """Said against found, with 95 % intervals (Wilson) that take the starts of a crystal for independent."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", lw=1)
+    colour = colormaps["viridis"](0.35)
+    for low in np.arange(0, 1, 0.1):
+        own = (held_out >= low) & (held_out < low + 0.1)
+        n = int(own.sum())
+        if n:
+            said, was = held_out[own].mean(), right[own].mean()
+            middle = (was + 1.92 / n) / (1 + 3.84 / n)
+            half = 1.96 / (1 + 3.84 / n) * np.sqrt(was * (1 - was) / n + 0.96 / n**2)
+            axes.errorbar(said, was, [[was - middle + half], [middle + half - was]], fmt="o", color=colour, ms=4, lw=1)
+            beside = (5, -9) if said < 0.9 else (-20, -9)
+            axes.annotate(f"{n}", (said, was), beside, textcoords="offset points", fontsize=7, color="0.4")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability said", ylabel="share right (map cc ≥ 0.8)")
+    axes.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=160)
+
+
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
@@ -143,6 +169,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trained-on", type=Path, help="catalogue; needed for the network")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--figure", type=Path, help="said against found, as a picture")
     parser.add_argument("--method", choices=("charge_flipping", "network"), default="charge_flipping")
     args = parser.parse_args()
     of_network = args.method == "network"
@@ -186,6 +213,9 @@ def main() -> None:
     made["solvable_by_a_start"] = sum(bool(right[g].any()) for g in groups if len(g))
     made["solved_by_the_chosen"] = sum(bool(right[g[held_out[g].argmax()]]) for g in groups if len(g))
     calibration.fit(joined, right, names, weight=weight, made=made).write(args.target)
+    if args.figure:
+        title = f"{args.method.replace('_', ' ')}: {len(right):,} starts, {len(chosen)} crystals, cross-validated"
+        draw(held_out, right, title, args.figure)
     print(made)
 
 

@@ -13,8 +13,8 @@ from phaseray.crystal import orthogonalization_matrix
 Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
 
-MODEL_ERROR = 0.03
-"""Of a coefficient, relative to their root mean square: what atoms of the common shape cannot describe."""
+MODEL_ERROR = 0.3
+"""Of a coefficient, relative to their root mean square: errors of phases too. The larger, the less each b may differ."""
 SPREAD_OF_B = 2.0
 """Å²: how far the fall-off of one atom is from that of the others, elements and displacements together."""
 _LONGEST = 0.3  # Å of one step: further, the linear equations hold nothing

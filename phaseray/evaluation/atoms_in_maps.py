@@ -29,11 +29,13 @@ TOO_LARGE = 8_000_000
 """Atoms times reflections: of larger cells the maxima are returned as they are."""
 NO_ATOMS = Atoms(np.empty((0, 3)), np.empty(0), np.empty(0))
 _EFFORT = 3e7  # atoms times reflections times steps of the refinement
-WEIGHT = 1.0
+WEIGHT = 0.5
+"""Power of the sharpening: 1 makes points of all atoms, which tells most apart where the phases are right; 0 leaves F."""
 _TYPICAL = 14  # element whose form factor falls off between those of light and heavy ones
 _EQUALS = 0.5  # peaks of at least this share of the strongest are taken at once
 _RENEWED = (0.3, 0.15, 0.08) * 2  # shares of the atoms, the weakest, that are looked for anew
 _NOTHING = 0.3  # of the weakest atom: a peak that is left is no atom
+_EXPLAINED, _HOPELESS = 1e-4, 0.25  # misfits: as good as can be; of a map that is not made of n atoms
 _BATCHES = 40
 _POINTS = 4.0  # of the grid, along d_min
 
@@ -73,13 +75,15 @@ def atoms_in_map(
     if n * len(data.s2) > TOO_LARGE:
         return find_peaks(density, cell, n, min_distance=min_distance)
     search = Search(data, n, min_distance)
-    best = search.refined(search.filled(NO_ATOMS), 8)
+    best = search.refined(search.as_they_stand(density), 8)
     misfit = data.misfit(best)
-    for share in _RENEWED:
-        missed = search.candidates(best, 1).heights
-        if not (search.effort > 0 and len(missed) and missed[0] > _NOTHING * best.heights.min()):
-            break
-        kept = best.chosen(np.argsort(-best.heights, kind="stable")[: -max(1, round(share * len(best)))])
+    # nothing is to be gained where the maxima are the atoms, and may be lost where the data are few
+    for share in (1.0, *_RENEWED) if misfit > _EXPLAINED else ():
+        if share < 1:
+            missed = search.candidates(best, 1).heights
+            if misfit > _HOPELESS or not (len(missed) and missed[0] > _NOTHING * best.heights.min()):
+                break
+        kept = best.chosen(np.argsort(-best.heights, kind="stable")[: int((1 - share) * len(best))])
         trial = search.refined(search.filled(search.refined(kept, 2)), 8)
         then = data.misfit(trial)
         if then < misfit:
@@ -91,7 +95,7 @@ def atoms_in_map(
 def coefficients(
     density: ArrayLike, cell: ArrayLike, d_min: float | None = None, observed: ArrayLike | None = None
 ) -> Coefficients | None:
-    """The coefficients of a map within d_min, weighted as if all atoms were points; None for a constant map."""
+    """The coefficients of a map within d_min, weighted so that the weak far ones count too; None for a constant map."""
     rho = np.asarray(density, np.float64)
     lattice = np.asarray(cell, np.float64)
     matrix, shape = orthogonalization_matrix(lattice), np.array(rho.shape)
@@ -147,6 +151,16 @@ class Search:
         cycles = int(min(cycles, max(self.effort, 0)))
         self.effort -= cycles
         return refined(self.data, atoms, cycles) if cycles else atoms
+
+    def as_they_stand(self, density: ArrayLike) -> Atoms:
+        """The maxima of the map itself, with one scale for all heights."""
+        peaks = find_peaks(density, self.data.cell, self.n, min_distance=self.min_distance)
+        atoms = Atoms(peaks.positions, peaks.heights, np.zeros(len(peaks.heights)))
+        atoms = atoms.chosen(atoms.heights > 0)
+        calculated = self.data.f - self.data.residual(atoms)
+        power = float(self.data.weight @ abs(calculated) ** 2)
+        scale = float(self.data.weight @ (calculated.conj() * self.data.f).real) / power if power > 0 else 0.0
+        return Atoms(atoms.positions, scale * atoms.heights, atoms.b) if scale > 0 else NO_ATOMS
 
     def left(self, atoms: Atoms) -> Floats:
         """Map of the height that one more atom would have at each point, by least squares."""

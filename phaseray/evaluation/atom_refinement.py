@@ -13,8 +13,8 @@ from phaseray.crystal import orthogonalization_matrix
 Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
 
-MODEL_ERROR = 0.3
-"""Of a coefficient, relative to their root mean square: errors of phases too. The larger, the less each b may differ."""
+MODEL_ERROR = 0.1
+"""Of a coefficient, relative to their root mean square: errors of phases too. Larger: each b is held tighter."""
 SPREAD_OF_B = 2.0
 """Å²: how far the fall-off of one atom is from that of the others, elements and displacements together."""
 _LONGEST = 0.3  # Å of one step: further, the linear equations hold nothing
@@ -148,12 +148,13 @@ class Linearised:
         """(2, m) change of the weighted coefficients with the unknowns: J v."""
         heights, turns, s2 = self.atoms.heights, self.data.turns, self.data.s2
         real, imaginary = self._waves @ (v * np.stack([np.ones_like(heights), *[heights] * 4])).T
-        return self._root * np.stack(
+        image: Floats = self._root * np.stack(
             [
                 real[:, 0] - (turns * imaginary[:, 1:4]).sum(1) - s2 * real[:, 4],
                 imaginary[:, 0] + (turns * real[:, 1:4]).sum(1) - s2 * imaginary[:, 4],
             ]
         )
+        return image
 
     def backward(self, u: Floats) -> Floats:
         """(5, n), Jᵀ u of weighted coefficients (2, m)."""

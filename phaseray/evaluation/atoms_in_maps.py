@@ -30,7 +30,7 @@ TOO_LARGE = 8_000_000
 NO_ATOMS = Atoms(np.empty((0, 3)), np.empty(0), np.empty(0))
 _EFFORT = 3e7  # atoms times reflections times steps of the refinement
 WEIGHT = 0.5
-"""Power of the sharpening: 1 makes points of all atoms, which tells most apart where the phases are right; 0 leaves F."""
+"""Power of the sharpening: 1 makes points of all atoms, 0 leaves F as it is."""
 _TYPICAL = 14  # element whose form factor falls off between those of light and heavy ones
 _EQUALS = 0.5  # peaks of at least this share of the strongest are taken at once
 _RENEWED = (0.3, 0.15, 0.08) * 2  # shares of the atoms, the weakest, that are looked for anew

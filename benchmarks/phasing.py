@@ -38,7 +38,7 @@ def scored(crystal: Crystal, hkl: np.ndarray, f: np.ndarray, truth: np.ndarray, 
         density(crystal, hkl, f, abs(truth), d_min), density(crystal, hkl, truth, abs(truth), d_min)
     )
     maps = density(crystal, hkl, f, abs(truth), d_min), density(crystal, hkl, truth, abs(truth), d_min)
-    found = atoms_found(*maps, crystal.cell, crystal.positions, crystal.numbers, correlations=table)
+    found = atoms_found(*maps, crystal.cell, crystal.positions, crystal.numbers, d_min=d_min, correlations=table)
     return float(table.max()), solved(float(table.max()), found.recall)
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phaseray.evaluation.atoms_in_maps import atoms_in_map
     from phaseray.evaluation.diagnostics import PosterDiagnostics, mean_predictions, poster_diagnostics
     from phaseray.evaluation.evaluate import Evaluation, Sample, evaluate_predictions
     from phaseray.evaluation.metrics import align, best_alignment, map_cc, map_cc_strict, r_factor, solved, trivial
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from phaseray.evaluation.report import Captioned, write_report
 
 __all__ = [
-    "Captioned", "Evaluation", "PosterDiagnostics", "Sample", "align", "atoms_found", "best_alignment",
+    "Captioned", "Evaluation", "PosterDiagnostics", "Sample", "align", "atoms_found", "atoms_in_map", "best_alignment",
     "evaluate_predictions", "find_peaks", "map_cc", "map_cc_strict", "mean_predictions", "patterson_cc", "phase_error",
     "poster_diagnostics", "r_factor", "sentences", "solved", "trivial", "write_report",
 ]  # fmt: skip
 
 # Loaded on first use: a score must not cost the import of matplotlib.
 _HOME = {
+    "atoms_in_maps": ("atoms_in_map",),
     "diagnostics": ("PosterDiagnostics", "mean_predictions", "poster_diagnostics"),
     "evaluate": ("Evaluation", "Sample", "evaluate_predictions"),
     "metrics": ("align", "best_alignment", "map_cc", "map_cc_strict", "r_factor", "solved", "trivial"),

@@ -131,8 +131,8 @@ class ModelSummary:
 class Evaluation:
     """All scores, and a summary of each model; zero phases come first.
 
-    `n_solvable` counts the crystals whose true map, at its resolution, itself shows 0.8 of the atoms: ripples around
-    heavy atoms can hide light ones, and then no prediction counts as solved.
+    `n_solvable` counts the crystals whose true map, at its resolution, itself shows 0.8 of the atoms: neighbours
+    can be nearer than it tells apart, and light atoms too weak beside heavy ones; then no prediction counts as solved.
     """
 
     scores: tuple[Score, ...]
@@ -196,7 +196,8 @@ def evaluate_predictions(
     for i, crystal in enumerate(crystals):
         zero_maps.append(zero_phase_map(np.asarray(crystal.amplitude, np.float64), crystal.shape, crystal.volume))
         easy = trivial(float(correlation_maps(zero_maps[-1], crystal.density).max()))
-        ceiling = atoms_found(crystal.density, crystal.density, crystal.cell, crystal.positions, crystal.numbers)
+        atoms = (crystal.cell, crystal.positions, crystal.numbers)
+        ceiling = atoms_found(crystal.density, crystal.density, *atoms, d_min=crystal.d_min)
         n_solvable += solved(1.0, ceiling.recall)
         for name, rows in scores.items():
             rho = zero_maps[-1] if name == ZERO_PHASES else predictions[name][i]
@@ -229,7 +230,8 @@ def score(crystal: Sample, prediction: ArrayLike, model: str, *, trivial: bool) 
     used = within_resolution(crystal.cell, shape, crystal.d_min) & independent_reflections(shape)
     f_obs = np.asarray(crystal.amplitude)[used]
     correlations = correlation_maps(rho, truth)
-    match = atoms_found(rho, truth, crystal.cell, crystal.positions, crystal.numbers, correlations=correlations)
+    atoms = (crystal.cell, crystal.positions, crystal.numbers)
+    match = atoms_found(rho, truth, *atoms, d_min=crystal.d_min, correlations=correlations)
     cc = float(correlations.max())
     return Score(
         id=crystal.id,

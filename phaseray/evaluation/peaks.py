@@ -1,9 +1,9 @@
-"""Atoms in a map: its strongest peaks, and how many of the true atoms they find."""
+"""Maxima of a map, and how many of the true atoms are found in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -140,10 +140,16 @@ def atoms_found(
     positions: ArrayLike,
     numbers: ArrayLike,
     *,
+    d_min: float | None = None,
+    observed: ArrayLike | None = None,
+    peaks: Literal["clean", "maxima"] = "clean",
     radius: float = 0.5,
     correlations: Floats | None = None,
 ) -> AtomMatch:
     """One-to-one matching of the n strongest peaks of a map to the n non-hydrogen atoms, best origin and hand.
+
+    Peaks are taken as a crystallographer takes them: each with its ripples is subtracted before weaker ones are looked
+    for (`atoms_in_map`). "Maxima" are those of the map as it stands, of which many are ripples where atoms are heavy.
 
     Parameters
     ----------
@@ -154,23 +160,38 @@ def atoms_found(
         Å and degrees.
     positions, numbers : (n, 3) fractional, (n,)
         Atoms of the whole cell. Hydrogen is left out; atoms that share a site count once.
+    d_min, observed : optional
+        Å, and a half grid of bool: which coefficients of `density` are known, as `atoms_in_map` takes them.
+    peaks : "clean" or "maxima"
     radius : float
         Å. The matching has as many pairs within it as can be, and among those the least squared distance.
     correlations : (2, nx, ny, nz), optional
         `correlation_maps(density, truth)`, where it is at hand.
+
+    Raises
+    ------
+    ValueError
+        Maps that do not compare; another word for `peaks`.
     """
     from scipy.optimize import linear_sum_assignment
 
+    from phaseray.evaluation.atoms_in_maps import atoms_in_map  # which takes its first peaks from here
+
+    if peaks not in ("clean", "maxima"):
+        raise ValueError(f"peaks must be 'clean' or 'maxima', not {peaks!r}")
     sites = distinct_sites(cell, positions, numbers)
     if not len(sites):
         return AtomMatch(None, None, 0, 0)
     rho, _ = as_maps(density, truth)
     table = correlation_maps(density, truth) if correlations is None else correlations
     alignment = alignment_of(table)
-    peaks = find_peaks(rho, cell, len(sites)).positions
-    if not len(peaks):
+    if peaks == "clean":
+        found = atoms_in_map(rho, cell, len(sites), d_min=d_min, observed=observed).positions
+    else:
+        found = find_peaks(rho, cell, len(sites)).positions
+    if not len(found):
         return AtomMatch(0.0, None, 0, len(sites))
-    moved = (-peaks if alignment.inverted else peaks) + refined_shift(table, alignment)
+    moved = (-found if alignment.inverted else found) + refined_shift(table, alignment)
     apart = distances(moved, sites, cell)
     # a pair out of reach costs more than any number of pairs within
     cost = np.where(apart <= radius, apart**2, (len(sites) + 1) * radius**2)

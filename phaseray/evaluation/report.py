@@ -202,7 +202,8 @@ def _standing_limits(evaluation: Evaluation) -> list[str]:
         told.insert(
             0,
             f"On {hidden} of {n} {_plural(n, 'crystal')} even the true map, cut off at this resolution, does not show "
-            "80 % of the atoms (ripples around heavy atoms hide light ones): no prediction of these counts as solved.",
+            "80 % of the atoms (too near to one another, or too light beside others): no prediction of these counts as "
+            "solved.",
         )
     if hard:
         told.insert(

@@ -49,7 +49,7 @@ class Case:
     """Outcome of one method on one task; the scores are those of SCIENCE.md.
 
     `solvable`: the map with the true phases is itself `solved`. Where it is not, atoms are nearer than the
-    resolution tells apart or too light to stand above the ripples, and no method can be `solved`.
+    resolution tells apart, or too light beside the others, and no method can be `solved`.
     `map_cc_best` is that of the best start by the truth, as far as a perfect choice of start could get.
     """
 
@@ -99,9 +99,12 @@ def run_task(task: Task) -> list[Case]:
 
     truth = map_of(f_true)
 
+    known = resampled(problem.measured, problem.shape, fine).numpy()
+
     def scores(density: NDArray[np.float32]) -> tuple[float, float | None]:
         table = correlation_maps(density, truth)
-        match = atoms_found(density, truth, crystal.cell, crystal.positions, crystal.numbers, correlations=table)
+        atoms = (crystal.cell, crystal.positions, crystal.numbers)
+        match = atoms_found(density, truth, *atoms, d_min=problem.d_min, observed=known, correlations=table)
         return float(table.max()), match.recall
 
     is_trivial = trivial(scores(maps(torch.ones_like(f_true)))[0])

@@ -100,6 +100,7 @@ def summarised(cases: Sequence[Case]) -> list[dict[str, Any]]:
             {
                 "d_min": d_min, "group": group, "method": METHODS[place],
                 "n": len(some), "solved": sum(c.solved for c in some),
+                "solved_by_maxima": sum(c.solved_by_maxima for c in some),
                 "n_nontrivial": len(apart), "solved_nontrivial": sum(c.solved for c in apart),
                 "map_cc_0.8": sum(c.map_cc >= 0.8 for c in some),
                 "map_cc_0.8_nontrivial": sum(c.map_cc >= 0.8 for c in apart),

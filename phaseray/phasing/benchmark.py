@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ class Case:
 
     `solvable`: the map with the true phases is itself `solved`. Where it is not, atoms are nearer than the
     resolution tells apart, or too light beside the others, and no method can be `solved`.
+    `solved_by_maxima`: with the raw maxima of the map for its peaks, ripples among them.
     `map_cc_best` is that of the best start by the truth, as far as a perfect choice of start could get.
     """
 
@@ -63,6 +65,7 @@ class Case:
     map_cc_best: float
     atoms_found: float | None
     solved: bool
+    solved_by_maxima: bool
     trivial: bool
     solvable: bool
     probability: float
@@ -101,10 +104,12 @@ def run_task(task: Task) -> list[Case]:
 
     known = resampled(problem.measured, problem.shape, fine).numpy()
 
-    def scores(density: NDArray[np.float32]) -> tuple[float, float | None]:
+    def scores(density: NDArray[np.float32], peaks: Literal["clean", "maxima"] = "clean") -> tuple[float, float | None]:
         table = correlation_maps(density, truth)
         atoms = (crystal.cell, crystal.positions, crystal.numbers)
-        match = atoms_found(density, truth, *atoms, d_min=problem.d_min, observed=known, correlations=table)
+        match = atoms_found(
+            density, truth, *atoms, d_min=problem.d_min, observed=known, correlations=table, peaks=peaks
+        )
         return float(table.max()), match.recall
 
     is_trivial = trivial(scores(maps(torch.ones_like(f_true)))[0])
@@ -115,12 +120,14 @@ def run_task(task: Task) -> list[Case]:
         with torch.no_grad():
             found = solve_starts(problem, method, task.starts, task.seed, task.time_limit)
             solution = judged(problem, found, method, began)
-        cc, recall = scores(maps(found.phases[solution.start]))
+        chosen = maps(found.phases[solution.start])
+        cc, recall = scores(chosen)
         best = max(float(correlation_maps(maps(phases), truth).max()) for phases in found.phases)
         cases.append(
             Case(
                 id=crystal.id, group=task.group, method=method, d_min=task.d_min, n_atoms=crystal.n_atoms,
                 volume=crystal.volume, map_cc=cc, map_cc_best=best, atoms_found=recall, solved=solved(cc, recall),
+                solved_by_maxima=solved(*scores(chosen, "maxima")),
                 trivial=is_trivial, solvable=is_solvable, probability=solution.probability, starts=solution.starts,
                 seconds=solution.seconds,
             )

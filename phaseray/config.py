@@ -199,7 +199,9 @@ class CifSource(_FromFiles):
     kind: Literal["cif"] = "cif"
     path: str
     pattern: str = Field(default="*.cif", description="also takes names that end in .gz, .xz, .bz2 or .zst after it")
-    options: StoreOptions = Field(default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem")
+    options: StoreOptions = Field(
+        default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem or GcsFileSystem"
+    )
 
 
 class TableSource(_FromFiles):
@@ -213,7 +215,9 @@ class TableSource(_FromFiles):
     column: str | None = Field(default=None, description="of the CIF or the dict; default: cif, or structure")
     id_column: str | None = Field(default=None, description="default: material_id, immutable_id or id, else the row")
     pattern: str | None = Field(default=None, description="default: Parquet and JSON lines")
-    options: StoreOptions = Field(default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem")
+    options: StoreOptions = Field(
+        default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem or GcsFileSystem"
+    )
 
 
 class AmcsdSource(_Section):

@@ -30,9 +30,9 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 __all__ = [
     "Choice", "CleanerConfig", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig",
     "HoldOut", "IngestConfig", "Limits", "LogUniform", "MlpConfig", "ModelConfig", "MolecularSource", "PhasingConfig",
-    "PosterConfig", "RandInt", "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig", "SymmetricSource",
-    "SyntheticSource", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform", "digest", "load",
-    "shipped", "to_yaml",
+    "PipelineConfig", "PosterConfig", "RandInt", "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig",
+    "SymmetricSource", "SyntheticSource", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform",
+    "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -657,6 +657,14 @@ class TrackingConfig(_Section):
         return value
 
 
+class PipelineConfig(_Section):
+    """What `pipeline` does beside ingest, generate, train and evaluate."""
+
+    tune: bool = Field(
+        default=False, description="search over `tune` first, and train what it finds best in place of `train`"
+    )
+
+
 class Config(_Section):
     """One run."""
 
@@ -670,6 +678,7 @@ class Config(_Section):
     tune: TuneConfig = TuneConfig()
     poster: PosterConfig = PosterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    pipeline: PipelineConfig = PipelineConfig()
 
 
 # -- files -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phaseray.config import ConfigError, load
-from phaseray.stages import ingest_to_train, pipeline
+from phaseray.stages import pipeline
 from phaseray.training.checkpoint import load_checkpoint
 
 SMALL = [
@@ -20,7 +20,7 @@ SMALL = [
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_the_best_of_a_search_is_trained_and_compared(
     tmp_path: Path, private_home: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -41,11 +41,6 @@ def test_the_best_of_a_search_is_trained_and_compared(
     stages = [run.data.tags["stage"] for run in client.search_runs([experiment.experiment_id])]
     assert sorted(stages) == ["train"] + ["tune"] * 4
     assert "tuned" in capsys.readouterr().out
-
-    # once more: nothing is searched or trained again
-    stood = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.safetensors")}
-    assert ingest_to_train(config, tmp_path / "out").models == {"tuned": tmp_path / "out" / "models" / "tuned"}
-    assert stood == {p: p.stat().st_mtime_ns for p in stood}
 
 
 def test_a_model_of_the_name_of_what_is_found_is_refused_before_any_work(tmp_path: Path):

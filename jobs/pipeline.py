@@ -1,4 +1,4 @@
-"""All stages in order: ingest, generate, train, evaluate.
+"""All stages in order: ingest, generate, tune (with pipeline.tune=true), train, evaluate.
 
 Takes the options of `phaseray pipeline`, on the cluster that the job was submitted to.
 """

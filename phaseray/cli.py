@@ -151,7 +151,7 @@ def evaluate(
 
 @app.command()
 def pipeline(out: Out, config: ConfigFile = None, overrides: Overrides = []) -> None:  # noqa: B006
-    """Everything in order: ingest, generate, train, evaluate; goes on where it stopped."""
+    """Everything in order: ingest, generate, (with pipeline.tune: tune,) train, evaluate; goes on where it stopped."""
     from phaseray.config import load
     from phaseray.stages import pipeline as run
 

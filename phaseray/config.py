@@ -30,9 +30,9 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 __all__ = [
     "Choice", "CleanerConfig", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig",
     "HoldOut", "IngestConfig", "Limits", "LogUniform", "MlpConfig", "ModelConfig", "MolecularSource", "PhasingConfig",
-    "PosterConfig", "RandInt", "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig", "SymmetricSource",
-    "SyntheticSource", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform", "digest", "load",
-    "shipped", "to_yaml",
+    "PipelineConfig", "PosterConfig", "RandInt", "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig",
+    "SymmetricSource", "SyntheticSource", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform",
+    "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -199,7 +199,9 @@ class CifSource(_FromFiles):
     kind: Literal["cif"] = "cif"
     path: str
     pattern: str = Field(default="*.cif", description="also takes names that end in .gz, .xz, .bz2 or .zst after it")
-    options: StoreOptions = Field(default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem")
+    options: StoreOptions = Field(
+        default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem or GcsFileSystem"
+    )
 
 
 class TableSource(_FromFiles):
@@ -213,7 +215,9 @@ class TableSource(_FromFiles):
     column: str | None = Field(default=None, description="of the CIF or the dict; default: cif, or structure")
     id_column: str | None = Field(default=None, description="default: material_id, immutable_id or id, else the row")
     pattern: str | None = Field(default=None, description="default: Parquet and JSON lines")
-    options: StoreOptions = Field(default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem")
+    options: StoreOptions = Field(
+        default_factory=dict, description="arguments of pyarrow.fs.S3FileSystem or GcsFileSystem"
+    )
 
 
 class AmcsdSource(_Section):
@@ -653,6 +657,14 @@ class TrackingConfig(_Section):
         return value
 
 
+class PipelineConfig(_Section):
+    """What `pipeline` does beside ingest, generate, train and evaluate."""
+
+    tune: bool = Field(
+        default=False, description="search over `tune` first, and train what it finds best in place of `train`"
+    )
+
+
 class Config(_Section):
     """One run."""
 
@@ -666,6 +678,7 @@ class Config(_Section):
     tune: TuneConfig = TuneConfig()
     poster: PosterConfig = PosterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    pipeline: PipelineConfig = PipelineConfig()
 
 
 # -- files -----------------------------------------------------------------------------------

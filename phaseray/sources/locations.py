@@ -2,7 +2,8 @@
 
 Object stores are reached through pyarrow.fs. What it needs to know beyond the address (`region`,
 `endpoint_override`, `anonymous`, …: the arguments of pyarrow.fs.S3FileSystem and GcsFileSystem) is
-handed over as JSON, `options`; keys come from the environment of each machine, as usual there.
+handed over as JSON, `options` (a `retry_time_limit` in seconds: gs:// tries for 15 minutes by itself);
+keys come from the environment of each machine, as usual there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -63,7 +65,7 @@ def walk(top: str, options: str = "", branch: Branch | None = None) -> Iterator[
     """Address, path below `top` and bytes (-1 if not known) of every file, in the order of names.
 
     Of a folder the files come before the folders in it. Only the names of one folder and of those above
-    it are in memory at a time.
+    it are in memory at a time; of gs:// all names.
 
     Parameters
     ----------
@@ -71,6 +73,9 @@ def walk(top: str, options: str = "", branch: Branch | None = None) -> Iterator[
         One of `branches(top)`: only the files there.
     """
     branch = branch or Branch(top, True)
+    if top.startswith("gs://"):
+        yield from _walk_gs(options, top[5:])
+        return
     if is_remote(top):
         yield from _walk_objects(top[:5], options, branch.folder[5:], len(top) - 4, branch.whole)
         return
@@ -81,9 +86,11 @@ def walk(top: str, options: str = "", branch: Branch | None = None) -> Iterator[
 def branches(top: str, options: str = "") -> list[Branch]:
     """Pieces of a tree that can be walked at once: one after the other they give what `walk` gives.
 
-    A folder with thousands of folders in it is not cut.
+    A folder with thousands of folders in it is not cut, nor is one on gs://.
     """
     found = [Branch(top, True)]
+    if top.startswith("gs://"):
+        return found
     for _ in range(_DEPTH):
         finer: list[Branch] = []
         for branch in found:
@@ -119,6 +126,8 @@ def _filesystem(scheme: str, options: str) -> Any:
     from pyarrow import fs
 
     known = json.loads(options or "{}")
+    if "retry_time_limit" in known:
+        known["retry_time_limit"] = timedelta(seconds=float(known["retry_time_limit"]))
     try:
         return fs.S3FileSystem(**known) if scheme == "s3://" else fs.GcsFileSystem(**known)
     except TypeError as error:
@@ -139,6 +148,22 @@ def _walk_objects(
     for path, _, kind in entries:
         if whole and kind == FileType.Directory:
             yield from _walk_objects(scheme, options, path, skip)
+
+
+def _walk_gs(options: str, top: str) -> Iterator[tuple[str, str, int]]:
+    # pyarrow lists a folder of gs:// without the folders in it, unless empty objects mark them
+    # (apache/arrow#35993): only the list of all that lies below is whole
+    from pyarrow.fs import FileSelector, FileType
+
+    def place(file: tuple[str, int]) -> list[tuple[bool, str]]:
+        *folders, name = file[0].split("/")
+        return [*((True, folder) for folder in folders), (False, name)]
+
+    found = _filesystem("gs://", options).get_file_info(FileSelector(top, recursive=True))
+    files = sorted(((info.path, info.size) for info in found if info.type == FileType.File), key=place)
+    del found
+    for path, size in files:
+        yield f"gs://{path}", path[len(top) + 1 :], -1 if size is None else size
 
 
 def _walk_disk(top: str, branch: Branch) -> Iterator[str]:

@@ -72,6 +72,8 @@ class Merged:
 
 
 _MOST_INDEX = 10_000  # a cell of 1000 Å to 0.1 Å; what is far above becomes a grid that no memory holds
+_MOST_VALUE = 1e30  # of what counts as measured: squares and weights stay finite
+_MOST_BYTES = 64 << 20  # two million lines
 
 
 def read_reflections(path: Path | str, kind: Kind = "F2") -> Reflections:
@@ -80,14 +82,22 @@ def read_reflections(path: Path | str, kind: Kind = "F2") -> Reflections:
     Raises
     ------
     ValueError
-        No reflection in it, or a line that cannot be read: which, and why.
+        No reflection in it, or a line that cannot be read: which, and why. Or the file is over 64 MiB.
     """
+    with Path(path).open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{path}: over {_MOST_BYTES >> 20} MiB, which no list of reflections of one crystal needs")
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-        found = parse_cif(text) if any(word in text for word in _CIF_WORDS) else parse_shelx(text, kind)
+        return parse(content.decode("utf-8", errors="replace"), kind)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return found
+
+
+def parse(text: str, kind: Kind = "F2") -> Reflections:
+    """The text of such a file."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return parse_cif(text) if any(word in text for word in _CIF_WORDS) else parse_shelx(text, kind)
 
 
 def parse_shelx(text: str, kind: Kind = "F2") -> Reflections:
@@ -184,7 +194,7 @@ def _by_columns(line: str) -> tuple[float, ...]:
 
 
 def _index(value: float) -> int:
-    if not abs(value) < _MOST_INDEX:  # nan too
+    if not (abs(value) < _MOST_INDEX and value == int(value)):  # nan is not below
         raise ValueError(f"an index of {value:g}")
     return int(value)
 
@@ -215,10 +225,12 @@ def _reflections(rows: list[tuple[float, ...]], kind: Kind) -> Reflections:
     if not rows:
         raise ValueError("it holds no reflection")
     table = np.array(rows, np.float64)
-    if not np.isfinite(table[:, 3]).all():
-        first = tuple(table[~np.isfinite(table[:, 3])][0, :3].astype(int).tolist())
-        raise ValueError(f"the value of reflection {first} is not a number")
-    sigma = table[:, 4]
-    known = np.isfinite(sigma).all() and (sigma > 0).any()
-    sigma = np.where(sigma > 0, sigma, sigma[sigma > 0].min()) if known else sigma
-    return Reflections(table[:, :3].astype(np.int64), table[:, 3].copy(), sigma if known else None, kind)
+    value, sigma = table[:, 3], table[:, 4]
+    wrong = np.flatnonzero(~(abs(value) < _MOST_VALUE))
+    if len(wrong):
+        first = tuple(table[wrong[0], :3].astype(int).tolist())
+        raise ValueError(f"the value of reflection {first} is {value[wrong[0]]:g}, and none is measured to be that")
+    above = sigma > 1 / _MOST_VALUE
+    known = (sigma < _MOST_VALUE).all() and above.any()
+    sigma = np.where(above, sigma, sigma[above].min()) if known else sigma
+    return Reflections(table[:, :3].astype(np.int64), value.copy(), sigma if known else None, kind)

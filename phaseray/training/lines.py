@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @contextmanager
 def lines_to(progress: Callable[[str], None]) -> Iterator[Any]:
     """An actor that takes lines from workers, and a thread that hands them on to `progress` here."""
-    actor = ray.remote(num_cpus=0)(_Lines).remote()
+    # an actor that needs nothing is put anywhere, and its node may be lost: here it lives as long as who listens
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Lines).remote()
     over = threading.Event()
 
     def hand_on() -> None:

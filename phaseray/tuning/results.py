@@ -71,7 +71,9 @@ def finish(
         raise ValueError(f"no trial of the sweep gave a network: see the errors below {out / 'ray' / 'sweep'}")
     point = next(row.point for row in rows if row.trial_id == best["trial_id"])
     chosen = training(config.tune, point).model_copy(update={"seed": seed})
-    content = config.model_copy(update={"train": chosen}).model_dump(mode="json", exclude={"tune", "models"})
+    content = config.model_copy(update={"train": chosen}).model_dump(
+        mode="json", exclude={"tune", "models", "pipeline"}
+    )
     head = f"# The best of {len(trials)} trials: {best['name']}. phaseray train --config best.yaml --dataset …\n"
     write_text(out / "best.yaml", head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     _copy(out / "trials" / best["trial_id"], out / "best")

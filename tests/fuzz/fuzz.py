@@ -1,6 +1,7 @@
 """Thousands of damaged files through a reader, in processes whose death is noticed.
 
     python -m tests.fuzz.fuzz /folder/of/cif --count 100000 --seed 1
+    python -m tests.fuzz.fuzz /folder/of/measured/sets --reader reflections --count 100000 --seed 1
 
 A finding is an input on which the reader raises anything but a Rejection, calls it "internal", takes over a
 second of the processor, asks for more memory than allowed, or dies. Each is kept in --keep by its number. The
@@ -17,29 +18,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phaseray.crystal import Rejection
 from phaseray.sources import read_cif
-from phaseray.sources.reflections import parse_cif, parse_shelx
-from tests.fuzz.mutations import mutated
+from tests.fuzz import reflections
+from tests.fuzz.mutations import Mutation, mutated
 
 SECONDS = 1.0
 MEMORY = 1 << 30  # bytes beyond what the process has when it begins
 
 
-def read_reflection_file(content: bytes) -> None:
-    """As SHELX lines and as CIF; ValueError is how these say no."""
-    text = content.decode("latin-1")
-    for parse in (parse_shelx, parse_cif):
-        with suppress(ValueError):
-            parse(text)
-
-
-READERS: dict[str, Callable[[bytes], Any]] = {"cif": read_cif, "reflections": read_reflection_file}
+READERS: dict[str, Callable[[bytes], Any]] = {"cif": read_cif, "reflections": reflections.read}
+GENTLE: dict[str, Sequence[Mutation]] = {"reflections": reflections.GENTLE}
+FILES: dict[str, Sequence[str]] = {"cif": ("*.cif",), "reflections": reflections.FILES}
 
 
 @dataclass
@@ -61,8 +55,8 @@ def judge(read: Callable[[bytes], Any], content: bytes) -> tuple[str, str | None
     began = time.process_time()
     wrong = None
     try:
-        read(content)
-        outcome = "read"
+        said = read(content)
+        outcome = said if isinstance(said, str) else "read"
     except Rejection as rejection:
         outcome = rejection.code
         if outcome == "internal":
@@ -79,7 +73,7 @@ def run(reader: str, corpus: Sequence[bytes], seed: int, numbers: range) -> Tall
     """All of `numbers` in this process."""
     tally = Tally()
     for i in numbers:
-        outcome, wrong, seconds = judge(READERS[reader], mutated(corpus, seed, i))
+        outcome, wrong, seconds = judge(READERS[reader], mutated(corpus, seed, i, GENTLE.get(reader, ())))
         tally.outcomes[outcome] += 1
         tally.slowest = max(tally.slowest, seconds)
         if wrong:
@@ -119,21 +113,22 @@ def _child(line: Any, reader: str, corpus: Sequence[bytes], seed: int, numbers: 
     line.send(run(reader, corpus, seed, numbers))
 
 
-def corpus_of(folder: Path, pattern: str = "*.cif") -> list[bytes]:
-    return [path.read_bytes() for path in sorted(folder.rglob(pattern))]
+def corpus_of(*folders: Path, reader: str = "cif") -> list[bytes]:
+    found = sorted({path for folder in folders for pattern in FILES[reader] for path in folder.rglob(pattern)})
+    corpus = [path.read_bytes() for path in found]
+    return reflections.shortened(corpus) if reader == "reflections" else corpus
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Damaged files through a reader.")
     parser.add_argument("folder", type=Path, nargs="+")
     parser.add_argument("--reader", choices=sorted(READERS), default="cif")
-    parser.add_argument("--pattern", default="*.cif")
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--share", type=int, default=500, help="files a process")
     parser.add_argument("--keep", type=Path, help="folder for what was found")
     options = parser.parse_args()
-    corpus = [content for folder in options.folder for content in corpus_of(folder, options.pattern)]
+    corpus = corpus_of(*options.folder, reader=options.reader)
     whole = Tally()
     began = said = time.monotonic()
     for first in range(0, options.count, options.share):
@@ -150,7 +145,7 @@ def main() -> int:
         print(f"{finding['number']}: {finding['outcome']}: {finding['why'][:200]}")
         if options.keep:
             options.keep.mkdir(parents=True, exist_ok=True)
-            content = mutated(corpus, options.seed, finding["number"])
+            content = mutated(corpus, options.seed, finding["number"], GENTLE.get(options.reader, ()))
             (options.keep / f"{options.seed}-{finding['number']}").write_bytes(content)
     facts = {
         "reader": options.reader, "corpus": len(corpus), "seed": options.seed, "files": sum(whole.outcomes.values()),

@@ -29,12 +29,13 @@ _TELLING = (b"_cell_", b"_symm", b"_space", b"_atom", b"_chemical_formula_sum", 
 Mutation = Callable[[bytes, np.random.Generator, Sequence[bytes]], bytes]
 
 
-def mutated(corpus: Sequence[bytes], seed: int, i: int) -> bytes:
-    """Mutation `i`: a file of the corpus after one to four changes."""
+def mutated(corpus: Sequence[bytes], seed: int, i: int, gentle: Sequence[Mutation] = ()) -> bytes:
+    """Mutation `i`: a file of the corpus after one to four changes, mostly `gentle` ones (without: those of CIFs)."""
+    gentle = gentle or GENTLE
     rng = np.random.default_rng((seed, i))
     content = corpus[int(rng.integers(len(corpus)))]
     # a file that is no CIF any more ends at the first door: most are to come further
-    kinds = MUTATIONS if rng.random() < 0.25 else GENTLE
+    kinds = (*gentle, *HARSH) if rng.random() < 0.25 else gentle
     for _ in range(int(rng.integers(1, 5))):
         content = kinds[int(rng.integers(len(kinds)))](content, rng, corpus)[:MOST_BYTES]
     return content
@@ -101,7 +102,7 @@ def other_word(content: bytes, rng: np.random.Generator, _: Sequence[bytes]) -> 
     """A word becomes another word of the file."""
 
     def of(rows: list[bytes]) -> bytes:
-        theirs = rows[_aim(rows, rng)].split() or [b"?"]
+        theirs = rows[aim(rows, rng)].split() or [b"?"]
         return theirs[int(rng.integers(len(theirs)))]
 
     return _replaced(content, rng, of)
@@ -110,7 +111,7 @@ def other_word(content: bytes, rng: np.random.Generator, _: Sequence[bytes]) -> 
 def digit(content: bytes, rng: np.random.Generator, _: Sequence[bytes]) -> bytes:
     """A digit becomes another, or a sign or a point moves in."""
     rows = content.split(b"\n")
-    i = _aim(rows, rng)
+    i = aim(rows, rng)
     places = [k for k, c in enumerate(rows[i]) if chr(c) in "0123456789.-+/"]
     if places:
         k = places[int(rng.integers(len(places)))]
@@ -121,7 +122,7 @@ def digit(content: bytes, rng: np.random.Generator, _: Sequence[bytes]) -> bytes
 def column(content: bytes, rng: np.random.Generator, _: Sequence[bytes]) -> bytes:
     """The same word of some following lines becomes one number: a whole column of a loop."""
     rows = content.split(b"\n")
-    first, place = _aim(rows, rng), int(rng.integers(8))
+    first, place = aim(rows, rng), int(rng.integers(8))
     value = NUMBERS[int(rng.integers(len(NUMBERS)))]
     for i in range(first, min(len(rows), first + int(rng.integers(2, 60)))):
         words = rows[i].split()
@@ -133,7 +134,7 @@ def column(content: bytes, rng: np.random.Generator, _: Sequence[bytes]) -> byte
 
 def _replaced(content: bytes, rng: np.random.Generator, new: Callable[[list[bytes]], bytes]) -> bytes:
     rows = content.split(b"\n")
-    i = _aim(rows, rng)
+    i = aim(rows, rng)
     words = rows[i].split()
     if words:
         # of `_tag value` the value, and seldom the tag
@@ -144,7 +145,7 @@ def _replaced(content: bytes, rng: np.random.Generator, new: Callable[[list[byte
     return b"\n".join(rows)
 
 
-def _aim(rows: Sequence[bytes], rng: np.random.Generator) -> int:
+def aim(rows: Sequence[bytes], rng: np.random.Generator) -> int:
     """A line, mostly one that says something about the crystal: a tag of it, or a row of numbers."""
     for i in rng.integers(len(rows), size=12):
         row = rows[i]
@@ -160,4 +161,5 @@ def insert(content: bytes, rng: np.random.Generator, _: Sequence[bytes]) -> byte
 
 
 GENTLE: tuple[Mutation, ...] = (number, number, other_word, digit, digit, column, lines, word)
-MUTATIONS: tuple[Mutation, ...] = (*GENTLE, flip, cut, truncate, repeat, splice, insert)
+HARSH: tuple[Mutation, ...] = (flip, cut, truncate, repeat, splice, insert)
+MUTATIONS: tuple[Mutation, ...] = (*GENTLE, *HARSH)

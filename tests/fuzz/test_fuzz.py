@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from phaseray.config import Limits
 from phaseray.crystal import Crystal, Rejection
 from phaseray.sources import read_cif
-from tests.fuzz import fuzz
+from tests.fuzz import fuzz, reflections
 from tests.fuzz.mutations import MUTATIONS, mutated
 from tests.pipeline.conftest import SALT
 
@@ -65,6 +65,27 @@ def test_damaged_real_files_are_read_or_rejected(shared_data: Path, tmp_path: Pa
     assert tally.findings == []
 
 
+def test_damaged_reflection_files_are_read_or_refused(shared_data: Path, tmp_path: Path):
+    import tarfile
+
+    with tarfile.open(shared_data / "measured.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    small = {f.parent.name for f in tmp_path.rglob("original*") if f.stat().st_size < 100_000}
+    folders = [f for f in tmp_path.rglob("*") if f.name in small]
+    tally = fuzz.run_apart("reflections", fuzz.corpus_of(*folders, reader="reflections"), SEED, range(400))
+    assert tally.findings == []
+    assert sum(tally.outcomes.values()) == 400
+    assert tally.outcomes["read"] > 100
+    assert len(tally.outcomes) > 4
+
+
+@given(st.binary(max_size=600) | st.text(alphabet="0123456789 -.+einfa_\n\r;'", max_size=600).map(str.encode))
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_are_reflections_or_refused(content: bytes):
+    outcome, wrong, _ = fuzz.judge(fuzz.READERS["reflections"], content)
+    assert outcome != "raised", wrong
+
+
 @given(st.binary(max_size=2000) | st.text(max_size=2000).map(str.encode))
 @settings(max_examples=150, deadline=None)
 def test_any_bytes_are_read_or_rejected(content: bytes):
@@ -72,7 +93,7 @@ def test_any_bytes_are_read_or_rejected(content: bytes):
     assert outcome not in ("internal", "raised"), wrong
 
 
-@given(st.sampled_from(MUTATIONS), st.binary(max_size=300), st.integers(0, 2**32))
+@given(st.sampled_from((*MUTATIONS, *reflections.GENTLE)), st.binary(max_size=300), st.integers(0, 2**32))
 @settings(max_examples=200, deadline=None)
 def test_a_mutation_takes_any_bytes(mutation, content: bytes, seed: int):
     assert isinstance(mutation(content, np.random.default_rng(seed), [content]), bytes)

@@ -14,6 +14,7 @@ from phaseray.pipeline.run_folder import open_folder
 from phaseray.pipeline.split import split_of
 from phaseray.sources.prototypes import prototype
 from tests.pipeline.conftest import SALT, small
+from tests.stores import STORES
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -64,6 +65,22 @@ def test_the_first_of_one_structure_stays(catalogue: Path) -> None:
     status = read_catalogue(catalogue, ["status"])
     assert status.column_names == ["status", "part", "row"]
     assert status["status"].to_pylist().count("duplicate") == 2
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_bucket_is_ingested_as_a_folder_on_a_disk(
+    scheme: str, cif_folder: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    objects = {str(p.relative_to(cif_folder)): p.read_bytes() for p in cif_folder.rglob("*.cif")}
+    sources = "ingest.sources=[{{kind: cif, path: '{}', options: {}}}]"
+    ingest(load(None, [sources.format(cif_folder, {})]), tmp_path / "disk")
+    with STORES[scheme]({f"{cif_folder.name}/{name}": content for name, content in objects.items()}) as store:
+        path = f"{store.address}/{cif_folder.name}"
+        facts = ingest(load(None, [sources.format(path, json.dumps(store.options))]), tmp_path / "store")
+    assert [facts[k] for k in ("inputs", "ok", "rejected")] == [4, 1, 3]
+    columns = ["id", "sha256", "status", "code", "formula"]
+    disk, stored = (read_catalogue(tmp_path / name, columns).select(columns) for name in ("disk", "store"))
+    assert stored.to_pylist() == disk.to_pylist()
 
 
 def test_duplicates_are_kept_on_request(cif_folder: Path, tmp_path: Path, ray_cluster: None) -> None:

@@ -136,3 +136,41 @@ def test_a_line_cut_short_after_data_ends_them():
     """Found by damaging real files: it went up as IndexError."""
     text = "1 0 0 12.5000000000000 0.4\n2 0 0 8.25000000000000 0.4\n3 0\n"
     assert len(parse_shelx(text).hkl) == 2
+
+
+@pytest.mark.parametrize("value", ["1e308", "-1e308", "inf", "nan"])
+def test_a_value_that_nobody_measures_is_refused(value: str):
+    """Found by damaging real files: an amplitude came out infinite."""
+    with pytest.raises(ValueError, match=r"the value of reflection \(0, 0, 1\)"):
+        parse_shelx(f"1 0 0 12.5000000000000 0.4\n0 0 1 {value} 0.4\n", "F")
+
+
+@pytest.mark.parametrize("sigma", ["1e308", "1e-320", "inf", "0", "-1"])
+def test_a_deviation_that_nobody_measures_does_not_make_the_amplitudes_bad(sigma: str):
+    """Found by damaging real files: a weight was infinite, or all of them none."""
+    found = parse_shelx(f"1 0 0 12.5000000000000 {sigma}\n0 0 1 9.0 {sigma}\n0 1 0 4.0 {sigma}\n", "F")
+    assert found.sigma is None
+    assert sorted(merge(found, "P 1").amplitude) == pytest.approx([4, 9, 12.5])
+
+
+def test_an_index_that_is_no_integer_is_refused():
+    with pytest.raises(ValueError, match="no reflection"):
+        parse_shelx("1.5 0 0 12.5000000000000 0.4\n")
+    with pytest.raises(ValueError, match=r"an index of 1\.5"):
+        parse_cif("data_x\nloop_\n_refln_index_h\n_refln_index_k\n_refln_index_l\n_refln_F_squared_meas\n1.5 0 1 5\n")
+
+
+def test_a_file_that_is_no_list_of_one_crystal_is_not_read_to_its_end(tmp_path):
+    path = tmp_path / "endless.hkl"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=r"endless\.hkl: over 64 MiB"):
+        read_reflections(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_on_any_system(end: str, tmp_path):
+    for name, text in (("a.hkl", FIXED), ("a.fcf", LOOP)):
+        path = tmp_path / name
+        path.write_bytes(text.replace("\n", end).encode())
+        assert len(read_reflections(path)) == 2

@@ -147,7 +147,7 @@ def test_a_value_that_nobody_measures_is_refused(value: str):
 
 @pytest.mark.parametrize("sigma", ["1e308", "1e-320", "inf", "0", "-1"])
 def test_a_deviation_that_nobody_measures_does_not_make_the_amplitudes_bad(sigma: str):
-    """Found by damaging real files: a weight was infinite, or all of them none."""
+    """A weight would be infinite, or all of them none."""
     found = parse_shelx(f"1 0 0 12.5000000000000 {sigma}\n0 0 1 9.0 {sigma}\n0 1 0 4.0 {sigma}\n", "F")
     assert found.sigma is None
     assert sorted(merge(found, "P 1").amplitude) == pytest.approx([4, 9, 12.5])

@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=100)
     parser.add_argument("--artificial", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trained-on", type=Path, help="catalogue; needed for the network")
+    parser.add_argument("--trained-on", type=Path, nargs="+", help="catalogues; needed for the network")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--figure", type=Path, help="said against found, as a picture")
     parser.add_argument("--method", choices=("charge_flipping", "network"), default="charge_flipping")
@@ -175,7 +175,8 @@ def main() -> None:
     of_network = args.method == "network"
     if of_network and args.trained_on is None:
         parser.error("--method network needs --trained-on: what was trained on must not be calibrated on")
-    known = read_catalogue(args.trained_on, ["reduced_formula"])["reduced_formula"].to_pylist() if of_network else []
+    catalogues = args.trained_on if of_network else []
+    known = [f for c in catalogues for f in read_catalogue(c, ["reduced_formula"])["reduced_formula"].to_pylist()]
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
     names, starts = (NETWORK_NAMES, f"{NUMBERS['network']} or more") if of_network else (NAMES, STARTS)
     began, table, cc, owner = time.perf_counter(), [], [], []

@@ -52,7 +52,7 @@ def demo(config: Config, out: str | Path) -> dict[str, Any]:
             )
     grown = examples(SOLVED_EXAMPLES, SOLVED_D_MIN, config.seed) if weights_are_shipped() else []
     for one in grown:
-        print(f"solved by the shipped network at {SOLVED_D_MIN:g} Å: {one.growth.name}, map_cc {one.map_cc:.2f}, "
+        print(f"the shipped network at {SOLVED_D_MIN:g} Å: {one.growth.name}, map_cc {one.map_cc:.2f}, "
               f"probability {one.probability:.2f}, {one.seconds:.0f} s")  # fmt: skip
     summary = evaluate(
         config,

@@ -13,6 +13,9 @@ from phaseray.evaluation.periodic import distances, shortest
 
 Floats = NDArray[np.float64]
 
+WORTH_FITTING = 0.4
+"""Correlation with the truth below which a map is wrong, and fitting atoms to its peaks would tell nothing."""
+
 SAME_SITE = 0.1
 """Å: atoms closer than this share a site (partial occupancy) and count once."""
 
@@ -149,7 +152,8 @@ def atoms_found(
     """One-to-one matching of the n strongest peaks of a map to the n non-hydrogen atoms, best origin and hand.
 
     Peaks are taken as a crystallographer takes them: each with its ripples is subtracted before weaker ones are looked
-    for (`atoms_in_map`). "Maxima" are those of the map as it stands, of which many are ripples where atoms are heavy.
+    for (`atoms_in_map`). "Maxima" are those of the map as it stands, of which many are ripples where atoms are heavy;
+    they are also taken of maps that correlate with the truth by less than WORTH_FITTING.
 
     Parameters
     ----------
@@ -185,7 +189,7 @@ def atoms_found(
     rho, _ = as_maps(density, truth)
     table = correlation_maps(density, truth) if correlations is None else correlations
     alignment = alignment_of(table)
-    if peaks == "clean":
+    if peaks == "clean" and table.max() >= WORTH_FITTING:
         found = atoms_in_map(rho, cell, len(sites), d_min=d_min, observed=observed).positions
     else:
         found = find_peaks(rho, cell, len(sites)).positions

@@ -26,13 +26,11 @@ from phaseray import Crystal, Rejection
 from phaseray.config import CifSource, SplitConfig, SymmetricSource, SyntheticSource
 from phaseray.diffraction.grid import Shape
 from phaseray.diffraction.structure_factors import structure_factor_grid
-from phaseray.phasing import calibration, scoring
+from phaseray.phasing import calibration, scoring, solve
 from phaseray.phasing.benchmark import FINER, has_c_and_h
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
 from phaseray.phasing.problem import PhaseProblem, resampled, unit
-from phaseray.phasing.solve import STARTS as NUMBERS
-from phaseray.phasing.solve import solve_starts
 from phaseray.pipeline.catalogue import read_catalogue
 from phaseray.pipeline.split import split_of
 from phaseray.sources.files import list_inputs, read_inputs
@@ -122,7 +120,7 @@ def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
 def network_rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Features, np.ndarray]]:
     """Features, and map_cc with the truth, of the starts of the shipped network."""
     problem = PhaseProblem.from_crystal(crystal, d_min)
-    found = solve_starts(problem, "network", None, seed, None)
+    found = solve.solve_starts(problem, "network", None, seed, None)
     pair = torch.cat([found.phases, truth_of(crystal, problem)[None]])
     right = _map_cc(problem, pair)
     table = scoring.features(problem, found.phases) | dict(found.features)
@@ -178,7 +176,7 @@ def main() -> None:
     catalogues = args.trained_on if of_network else []
     known = [f for c in catalogues for f in read_catalogue(c, ["reduced_formula"])["reduced_formula"].to_pylist()]
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
-    names, starts = (NETWORK_NAMES, f"{NUMBERS['network']} or more") if of_network else (NAMES, STARTS)
+    names, starts = (NETWORK_NAMES, f"{solve.STARTS['network']} or more") if of_network else (NAMES, STARTS)
     began, table, cc, owner = time.perf_counter(), [], [], []
     seed = UNUSED_SEED if of_network else args.seed
     splits = ("train", "val")

@@ -41,16 +41,6 @@ def as_complex(real: Array, imaginary: Array) -> Array:
     return xp.astype(real, kind) + 1j * xp.astype(imaginary, kind)
 
 
-def paired(first: Array, second: Array) -> Array:
-    """(n, 2, …) of two arrays (n, …)."""
-    if isinstance(first, np.ndarray):
-        # a third of the time of stack, which small crystals feel
-        both = np.empty((len(first), 2, *first.shape[1:]), first.dtype)
-        both[:, 0], both[:, 1] = first, second
-        return both
-    return namespace(first).stack([first, second], axis=1)
-
-
 def to_numpy(array: Array) -> NDArray[Any]:
     """A copy (or view) of `array` in the memory of the host."""
     if array_api_compat.is_cupy_array(array):

@@ -172,8 +172,7 @@ def _mark_duplicates(config: Config, out: Path, parts: list[dict[str, Any]]) -> 
     units = write_candidates(files, folder)
     progress = Progress("duplicates", sum(unit["count"] for unit in units))
     worker, largest = (str(out / "parts"), str(folder)), 0
-    actors = cluster.computing_actors(config.ray)
-    for report in run_units(FingerprintWriter, worker, units, actors=actors, lasting=False):
+    for report in run_units(FingerprintWriter, worker, units, actors=cluster.computing_actors(config.ray)):
         largest = max(largest, report["worker_mb"])
         progress.advance(report["count"])
     progress.close()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.data import ActorPoolStrategy
 
 
 class UnitWorker(Protocol):
@@ -39,10 +39,6 @@ class _Adapter:
         return pa.table({"report": reports})
 
 
-def _once(batch: pa.Table, worker: type, arguments: tuple[Any, ...]) -> pa.Table:
-    return _Adapter(worker, arguments)(batch)
-
-
 def peak_memory() -> int:
     """Most MB (10^6 bytes) that this process had in memory at a time."""
     try:
@@ -54,13 +50,7 @@ def peak_memory() -> int:
 
 
 def run_units(
-    worker: type,
-    arguments: tuple[Any, ...],
-    units: Sequence[dict[str, Any]],
-    *,
-    actors: int,
-    num_gpus: float = 0,
-    lasting: bool = True,
+    worker: type, arguments: tuple[Any, ...], units: Sequence[dict[str, Any]], *, actors: int, num_gpus: float = 0
 ) -> Iterator[dict[str, Any]]:
     """Reports of all units, as they come, each with `worker_mb`: the peak memory of its worker so far.
 
@@ -70,9 +60,6 @@ def run_units(
         A UnitWorker class; built once in each actor with `arguments`.
     actors : int
         Size of the actor pool, at one CPU each.
-    lasting : bool
-        Workers live in actors, built once. False where all is done so soon that starting them would take as
-        long: then each unit is a task that builds its own, in a process that is there already.
     """
     import json
 
@@ -80,14 +67,16 @@ def run_units(
         return
     table = pa.table({"unit": [json.dumps(unit) for unit in units]})
     blocks = [table.slice(i, 1) for i in range(len(units))]
-    size = min(actors, len(units))
-    how: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1}
-    data = ray.data.from_arrow(blocks)
-    if lasting:
-        how |= {"compute": ActorPoolStrategy(size=size), "num_gpus": num_gpus or None}
-        reports = data.map_batches(_Adapter, fn_constructor_args=(worker, arguments), **how)
-    else:
-        reports = data.map_batches(_once, fn_args=(worker, arguments), compute=TaskPoolStrategy(size=size), **how)
+    reports = ray.data.from_arrow(blocks).map_batches(
+        _Adapter,
+        fn_constructor_args=(worker, arguments),
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(size=min(actors, len(units))),
+        num_cpus=1,
+        num_gpus=num_gpus or None,
+    )
     # no prefetching: its thread outlives the loop, and would start a new Ray after ray.shutdown()
     for batch in reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for report in batch["report"].to_pylist():

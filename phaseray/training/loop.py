@@ -203,7 +203,7 @@ def train_epoch(
     groups = iter(batches)
     while limit is None or limit > 0:
         began = time.monotonic()
-        visit = 0 if objective.wants_batch(state.cursor.steps) else 1 + state.cursor.steps % objective.visits
+        visit = 0 if objective.wants_batch(state.cursor.steps) else state.cursor.steps % objective.visits
         group = [None] * config.accumulate if visit else list(islice(groups, config.accumulate))
         waited = time.monotonic() - began
         if not group:

@@ -35,7 +35,7 @@ class Objective(Protocol):
     visits: int
 
     def wants_batch(self, step: int) -> bool:
-        """Whether the step with this number in its epoch needs batches."""
+        """Whether the step with this number in its epoch needs batches; always where it is a multiple of `visits`."""
 
     def losses(
         self, state: TrainingState, batch: Any, network: Network, *, generator: torch.Generator, training: bool

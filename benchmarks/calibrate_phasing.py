@@ -2,12 +2,12 @@
 
     python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/charge_flipping.json
     python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/network.json --method network \
-        --trained-on runs/catalogue
+        --trained-on runs/catalogue --rows rows.npz
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
 molecular ones and others in turn, and as many artificial ones as asked for. For the network, only those whose formula
-is not in the catalogue that it was trained on, and artificial ones of a seed that no training uses. Each is tried at
-one resolution in turn.
+is not in the catalogues that it was trained on, artificial ones of a seed that no training uses, and the validation
+split of the last catalogue. Each is tried at one resolution in turn.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from phaseray import Crystal, Rejection
@@ -32,6 +33,7 @@ from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
 from phaseray.phasing.problem import PhaseProblem, resampled, unit
 from phaseray.pipeline.catalogue import read_catalogue
+from phaseray.pipeline.schema import crystals as stored
 from phaseray.pipeline.split import split_of
 from phaseray.sources.files import list_inputs, read_inputs
 from phaseray.sources.symmetric import symmetric_crystal
@@ -55,6 +57,9 @@ NETWORK_NAMES = (
     "patterson",
     "d_min",
     "d_min*misfit",
+    "symmetry",
+    "rotations",
+    "rotations*symmetry",
 )
 UNUSED_SEED = 987_654
 
@@ -86,6 +91,26 @@ def crystals(
     made = [synthetic_crystal(SyntheticSource(max_atoms=60), seed, i) for i in range((artificial + 1) // 2)]
     made += [symmetric_crystal(SymmetricSource(volume=(60, max_volume)), seed, i) for i in range(artificial // 2)]
     return found[:real] + made
+
+
+def validation(catalogues: list[Path], max_volume: float) -> list[Crystal]:
+    """The ordered crystals of the validation split of the last catalogue, of no formula that any was trained on."""
+    trained = {f for c in catalogues for f in formulas(c, "train")}
+    table = read_catalogue(catalogues[-1])
+    table = table.filter(pc.and_(pc.equal(table["split"], "val"), pc.equal(table["status"], "ok")))
+    return [
+        c.with_default_u_iso(0.02)
+        for c in stored(table)
+        if (c.occupancy == 1).all() and c.volume <= max_volume and c.n_atoms >= 3 and c.reduced_formula not in trained
+    ]
+
+
+def formulas(catalogue: Path, split: str | None = None) -> list[str]:
+    table = read_catalogue(catalogue, ["reduced_formula", "split"])
+    if split is not None:
+        table = table.filter(pc.equal(table["split"], split))
+    found: list[str] = table["reduced_formula"].to_pylist()
+    return found
 
 
 def rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Features, np.ndarray]]:
@@ -123,8 +148,26 @@ def network_rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scorin
     found = solve.solve_starts(problem, "network", None, seed, None)
     pair = torch.cat([found.phases, truth_of(crystal, problem)[None]])
     right = _map_cc(problem, pair)
-    table = scoring.features(problem, found.phases) | dict(found.features)
+    table = scoring.features(problem, found.phases, found.parents) | dict(found.features) | {"parent": found.parents}
     return [(table | {"d_min": np.full(len(right), d_min)}, right)]
+
+
+def measured(
+    chosen: list[Crystal], resolutions: tuple[float, ...], of_network: bool, seed: int, workers: int
+) -> dict[str, np.ndarray]:
+    """Features of all starts of all crystals, with "map_cc" and the number of the "crystal"."""
+    began, table, cc, owner = time.perf_counter(), [], [], []
+    tasks = [(crystal, resolutions[i % len(resolutions)], seed + i) for i, crystal in enumerate(chosen)]
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        for i, found in enumerate(pool.map(network_rows if of_network else rows, *zip(*tasks, strict=True))):
+            for features, right in found:
+                table.append(features)
+                cc.append(right)
+                owner.append(np.full(len(right), i))
+            if i % 20 == 19:
+                print(f"{i + 1} of {len(chosen)} crystals, {time.perf_counter() - began:.0f} s", flush=True)
+    joined = {name: np.concatenate([t[name] for t in table]) for name in table[0]}
+    return joined | {"map_cc": np.concatenate(cc), "crystal": np.concatenate(owner)}
 
 
 def draw(held_out: np.ndarray, right: np.ndarray, title: str, path: Path) -> None:
@@ -164,9 +207,11 @@ def main() -> None:
     parser.add_argument("--max-volume", type=float, default=600.0)
     parser.add_argument("--real", type=int, default=100)
     parser.add_argument("--artificial", type=int, default=50)
+    parser.add_argument("--validation", type=int, default=100, help="at most as many of the validation split")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trained-on", type=Path, nargs="+", help="catalogues; needed for the network")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--rows", type=Path, help="keep the features here; where the file is there, take them from it")
     parser.add_argument("--figure", type=Path, help="said against found, as a picture")
     parser.add_argument("--method", choices=("charge_flipping", "network"), default="charge_flipping")
     args = parser.parse_args()
@@ -174,24 +219,23 @@ def main() -> None:
     if of_network and args.trained_on is None:
         parser.error("--method network needs --trained-on: what was trained on must not be calibrated on")
     catalogues = args.trained_on if of_network else []
-    known = [f for c in catalogues for f in read_catalogue(c, ["reduced_formula"])["reduced_formula"].to_pylist()]
+    known = [f for c in catalogues for f in formulas(c)]
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
     names, starts = (NETWORK_NAMES, f"{solve.STARTS['network']} or more") if of_network else (NAMES, STARTS)
-    began, table, cc, owner = time.perf_counter(), [], [], []
     seed = UNUSED_SEED if of_network else args.seed
     splits = ("train", "val")
     chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits, frozenset(known))
-    tasks = [(crystal, tried[i % len(tried)], args.seed + i) for i, crystal in enumerate(chosen)]
-    with ProcessPoolExecutor(args.workers, get_context("spawn"), _one_thread) as pool:
-        for i, found in enumerate(pool.map(network_rows if of_network else rows, *zip(*tasks, strict=True))):
-            for features, right in found:
-                table.append(features)
-                cc.append(right)
-                owner.append(np.full(len(right), i))
-            if i % 20 == 19:
-                print(f"{i + 1} of {len(chosen)} crystals, {time.perf_counter() - began:.0f} s", flush=True)
-    joined = {name: np.concatenate([t[name] for t in table]) for name in table[0]}
-    right, crystal_of = np.concatenate(cc) >= RIGHT, np.concatenate(owner)
+    if of_network:
+        more = validation(catalogues, args.max_volume)
+        chosen += more[:: max(1, -(-len(more) // args.validation))] if args.validation else []
+    if args.rows and args.rows.exists():
+        with np.load(args.rows) as kept:
+            joined = {name: kept[name] for name in kept.files}
+    else:
+        joined = measured(chosen, tried, of_network, args.seed, args.workers)
+        if args.rows:
+            np.savez_compressed(args.rows, **joined)
+    right, crystal_of = joined.pop("map_cc") >= RIGHT, joined.pop("crystal")
     # starts of one crystal are not independent
     weight = 4 / np.bincount(crystal_of)[crystal_of]
     held_out = np.zeros(len(right))

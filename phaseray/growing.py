@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from phaseray.crystal import Crystal
 from phaseray.diffraction.maps import density
 from phaseray.evaluation.growth_figure import Growth
 from phaseray.evaluation.metrics import map_cc
-from phaseray.phasing import network, scoring
-from phaseray.phasing.problem import PhaseProblem
+from phaseray.phasing import network
+from phaseray.phasing.problem import PhaseProblem, density_of, resampled
+from phaseray.phasing.rounds import ROUNDS, network_rounds
+from phaseray.phasing.solve import judged
 from phaseray.sources import prototypes
 
 CYCLES = (0, 2, 5, 10, 20, 40, 60)
@@ -30,21 +33,30 @@ class Grown(NamedTuple):
 
 def grow(crystal: Crystal, d_min: float, *, seed: int = 0, starts: int = 8) -> Grown:
     """Phase the amplitudes of a known crystal with the network of the package, keeping what is seen on the way."""
+    began = time.perf_counter()
     problem = PhaseProblem.from_crystal(crystal, d_min)
-    kept: dict[int, Tensor] = {}
+    kept: list[dict[int, Tensor]] = []
 
     def watch(cycle: int, maps: Tensor) -> None:
+        if cycle == 0:
+            kept.append({})
         if cycle in CYCLES:
-            kept[cycle] = maps.clone()
+            kept[-1][cycle] = maps.clone()
 
-    found = network.solve_starts(problem, starts, seed, watch=watch)
-    probability, _ = scoring.judge(problem, found, "network")
-    best = int(np.argmax(probability))
-    maps = {cycle: rho[best].numpy() for cycle, rho in sorted(kept.items())}
+    with torch.no_grad():
+        found = network_rounds(problem, starts, ROUNDS, seed, None, watch=watch)
+        solution = judged(problem, found, "network", began)
+    parent = int(found.parents[solution.start])
+    maps = {cycle: rho[parent % starts].numpy() for cycle, rho in sorted(kept[parent // starts].items())}
+    order = round(2 ** solution.features["order"])
+    if solution.start != parent:
+        shape = network.on_network_grid(problem).shape
+        f = resampled(problem.structure_factors(found.phases[solution.start]), problem.shape, shape)
+        maps[max(maps) + network.Settings().settling] = density_of(f, shape).numpy()
     last = maps[max(maps)]
     truth = density(crystal, last.shape, d_min)
-    growth = Growth(crystal.id, crystal.cell, crystal.positions, crystal.numbers, truth, maps)
-    return Grown(growth, map_cc(last, truth), float(probability[best]), found.seconds)
+    growth = Growth(crystal.id, crystal.cell, crystal.positions, crystal.numbers, truth, maps, order)
+    return Grown(growth, map_cc(last, truth), solution.probability, solution.seconds)
 
 
 def examples(ids: Sequence[str], d_min: float, seed: int = 0) -> list[Grown]:

@@ -27,6 +27,7 @@ class Growth:
     cell, positions, numbers : as in `Crystal`
     truth : (nx, ny, nz) e/Å³
     maps : cycle to (nx, ny, nz), of the start that was chosen, in the order of the cycles
+    order : of the group of symmetry that was put into the last map; 1 for none
     """
 
     name: str
@@ -35,6 +36,7 @@ class Growth:
     numbers: NDArray[np.int64]
     truth: Maps
     maps: Mapping[int, Maps]
+    order: int = 1
 
     def on_truth(self) -> dict[int, tuple[Maps, float]]:
         """Each map moved as the last one must be to fit the truth, and its Pearson correlation there."""
@@ -57,7 +59,8 @@ def growth_figure(growths: list[Growth]) -> Figure:
         part.suptitle(f"{growth.name}\n", fontsize=10, fontweight="bold", x=0.01, ha="left")
         axes = part.subplots(1, columns, squeeze=False)[0]
         point = section_point(growth.truth, growth.cell)
-        shown = [(_title(cycle, cc), rho) for cycle, (rho, cc) in growth.on_truth().items()]
+        seen, last = growth.on_truth(), max(growth.maps)
+        shown = [(_title(c, cc, growth.order if c == last else 1), rho) for c, (rho, cc) in seen.items()]
         shown.append(("truth", growth.truth))
         for panel, (title, rho) in zip(axes, shown, strict=False):
             cut = section(rho, growth.cell, growth.positions, point, PLANES[0])
@@ -69,9 +72,11 @@ def growth_figure(growths: list[Growth]) -> Figure:
         marks = _markers(growth.numbers)
         handles = [_legend_marker(mark, gemmi.Element(z).name) for z, mark in marks.items()]
         part.legend(handles=handles, loc="outside lower left", ncols=8, frameon=False, fontsize=8)
-    figure.supxlabel(f"outlined: true atoms within {NEAR:g} Å of the section", fontsize=8)
+    note = "; symmetry (n): the n operations found in the map put in" if any(g.order > 1 for g in growths) else ""
+    figure.supxlabel(f"outlined: true atoms within {NEAR:g} Å of the section{note}", fontsize=8)
     return figure
 
 
-def _title(cycle: int, cc: float) -> str:
-    return ("random phases" if cycle == 0 else f"cycle {cycle}") + f"\ncc {cc:.2f}"
+def _title(cycle: int, cc: float, order: int) -> str:
+    name = "random phases" if cycle == 0 else f"cycle {cycle}" if order == 1 else f"symmetry ({order})"
+    return f"{name}\ncc {cc:.2f}"

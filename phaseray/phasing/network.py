@@ -9,8 +9,8 @@ Legend: B crystals or starts, D H W the sides of the grid, K = W // 2 + 1 the ha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from phaseray.diffraction.grid import Shape, SpacingGrid
 from phaseray.phasing.problem import PhaseProblem, Starts, resampled
 from phaseray.phasing.problem import unit as unit_or_one
+from phaseray.phasing.symmetry import Projection
 
 __all__ = [
     "Observed", "Settings", "State", "clean", "condition", "iterate", "misfit", "put_back", "random_state",
@@ -115,16 +116,8 @@ def solve_starts(
 
         network = shipped_network(device)
     began = time.perf_counter()
-    shape = SpacingGrid(settings.points_per_d_min, 4).shape(problem.cell, problem.d_min)
-    shape = tuple(max(8, n) for n in shape)  # type: ignore[assignment]
-    on_grid = problem.to(device).on_grid(shape)
-
-    def many(t: Tensor) -> Tensor:
-        return t.expand(starts, *t.shape)
-
-    d_min_S = torch.full((starts,), problem.d_min, device=device)
-    within = on_grid.measured | on_grid.missing
-    observed = Observed.of(many(on_grid.amplitude), many(on_grid.measured), many(within), d_min_S, shape)
+    observed = observed_of(problem.to(device), starts, settings)
+    shape = observed.shape
     relax = torch.tensor([settings.relax[i % len(settings.relax)] for i in range(starts)], device=device)
     state = random_state(observed, seed)
 
@@ -134,6 +127,76 @@ def solve_starts(
 
     until = None if time_limit is None else began + time_limit
     state, before, done = iterate(network, observed, state, relax[:, None, None, None], settings, until, show)
+    return _starts(problem, observed, state, before, done, began)
+
+
+def settle(
+    problem: PhaseProblem,
+    phases: Tensor,
+    projections: Sequence[Projection | None],
+    time_limit: float | None = None,
+    *,
+    network: Network | None = None,
+    settings: Settings | None = None,
+) -> Starts:
+    """The cycles without over-relaxation, from phases that were found, each under a symmetry that holds all the while.
+
+    Parameters
+    ----------
+    phases : (S, nx, ny, nz') unit phases
+    projections : of half grids of `on_network_grid(problem)`, one for each of the phases; None: no symmetry
+
+    Returns
+    -------
+    Starts, as `solve_starts`.
+    """
+    settings = settings or Settings()
+    if network is None:
+        from phaseray.phasing.weights import shipped_network
+
+        network = shipped_network(problem.device)
+    began = time.perf_counter()
+    observed = observed_of(problem, len(phases), settings)
+    begun = resampled(problem.amplitude * phases, problem.shape, observed.shape).conj().resolve_conj()
+
+    def project(G: Tensor) -> Tensor:
+        for i, projection in enumerate(projections):
+            if projection is not None:
+                mean = projection(G[i].conj()).conj()
+                G[i] = torch.where(observed.measured[i], mean, G[i])
+        return G
+
+    X = observed.amplitude * unit(project(begun))
+    state = State(X, transform_back(X, observed.shape))
+    own = replace(settings, cycles=0)
+    until = None if time_limit is None else began + time_limit
+    state, before, done = iterate(network, observed, state, 0.0, own, until, project=project)
+    return _starts(problem, observed, state, before, done, began)
+
+
+def on_network_grid(problem: PhaseProblem, settings: Settings | None = None) -> PhaseProblem:
+    """The same amplitudes on the grid that the network works on."""
+    spacing = (settings or Settings()).points_per_d_min
+    shape = SpacingGrid(spacing, 4).shape(problem.cell, problem.d_min)
+    return problem.on_grid(tuple(max(8, n) for n in shape))  # type: ignore[arg-type]
+
+
+def observed_of(problem: PhaseProblem, starts: int, settings: Settings) -> Observed:
+    """The same problem `starts` times, on the network's grid."""
+    on_grid = on_network_grid(problem, settings)
+
+    def many(t: Tensor) -> Tensor:
+        return t.expand(starts, *t.shape)
+
+    d_min_S = torch.full((starts,), problem.d_min, device=problem.device)
+    within = on_grid.measured | on_grid.missing
+    return Observed.of(many(on_grid.amplitude), many(on_grid.measured), many(within), d_min_S, on_grid.shape)
+
+
+def _starts(
+    problem: PhaseProblem, observed: Observed, state: State, before: Tensor, cycles: int, began: float
+) -> Starts:
+    shape = observed.shape
     steady = _correlation(transform_back(state.coefficients, shape), transform_back(before, shape))
     found = {"misfit": misfit(observed, state.cleaned), "steadiness": steady}
     # torch's sign to the crystallographic one, and to the grid of the problem
@@ -141,7 +204,7 @@ def solve_starts(
     return Starts(
         phases=phases.to(problem.device),
         features={name: value.double().cpu().numpy().astype(np.float64) for name, value in found.items()},
-        cycles=done,
+        cycles=cycles,
         seconds=time.perf_counter() - began,
     )
 
@@ -151,25 +214,29 @@ def iterate(
     network: Network,
     observed: Observed,
     state: State,
-    relax: Tensor,
+    relax: float | Tensor,
     settings: Settings,
     until: float | None = None,
     watch: Callable[[int, Tensor], None] = lambda cycle, coefficients: None,
+    project: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[State, Tensor, int]:
-    """All cycles: the last state, the coefficients of the one before, and how many cycles were run."""
+    """All cycles: the last state, the coefficients of the one before, and how many cycles were run.
+
+    `project` is applied to the transforms of the cleaned maps, before the measured amplitudes are put back.
+    """
     told = observed.condition()
     done = 0
     watch(0, state.coefficients)
     for _ in range(settings.cycles):
         if until is not None and time.perf_counter() > until:
             break
-        state = put_back(observed, state, clean(network, observed, state, told), relax)
+        state = put_back(observed, state, clean(network, observed, state, told), relax, project)
         done += 1
         watch(done, state.coefficients)
     before = state.coefficients
     for _ in range(settings.settling):
         before = state.coefficients
-        state = put_back(observed, state, clean(network, observed, state, told), 0.0)
+        state = put_back(observed, state, clean(network, observed, state, told), 0.0, project)
         done += 1
         watch(done, state.coefficients)
         if until is not None and time.perf_counter() > until:
@@ -222,9 +289,17 @@ def clean(network: Network, observed: Observed, state: State, told: Tensor) -> T
     return network(torch.stack([x, state.cleaned], 1), told)[:, 0].float()
 
 
-def put_back(observed: Observed, state: State, cleaned: Tensor, relax: float | Tensor) -> State:
+def put_back(
+    observed: Observed,
+    state: State,
+    cleaned: Tensor,
+    relax: float | Tensor,
+    project: Callable[[Tensor], Tensor] | None = None,
+) -> State:
     """The state after `cleaned`, with measured amplitudes; missing reflections take the network's own values."""
     G = transform(cleaned)
+    if project is not None:
+        G = project(G)
     scaled = scale(observed, G) * G
     Q = (1 + relax) * scaled - relax * state.coefficients
     X = torch.where(observed.measured, observed.amplitude * unit(Q), torch.where(observed.inside, scaled, 0))

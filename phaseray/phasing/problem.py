@@ -238,6 +238,9 @@ class Starts:
     cycles : int
         How many were run.
     seconds : float
+    parent : (S,) int array or None
+        Of what was made from another start (the map with its symmetry put in), that start; a start is its own
+        parent. None: all are.
     """
 
     phases: Tensor
@@ -245,9 +248,15 @@ class Starts:
     solved: NDArray[np.bool_] | None = None
     cycles: int = 0
     seconds: float = 0.0
+    parent: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return int(self.phases.shape[0])
+
+    @property
+    def parents(self) -> NDArray[np.int64]:
+        """(S,)"""
+        return np.arange(len(self)) if self.parent is None else self.parent
 
 
 def grid_shape(cell: ArrayLike, d_min: float, points_per_d_min: float = POINTS_PER_D_MIN) -> Shape:

@@ -23,8 +23,10 @@ SAME_MAP = 0.8
 _ROUGH = 3.0  # points per d_min of the grid on which all pairs of starts are compared
 
 
-def features(problem: PhaseProblem, phases: Tensor) -> Features:
+def features(problem: PhaseProblem, phases: Tensor, parents: NDArray[np.int64] | None = None) -> Features:
     """Features of unit phases (S, nx, ny, nz'), each (S,).
+
+    `parents` are those of `Starts`, the starts themselves first: what was made of one start does not confirm it.
 
     residual
         R of the amplitudes of the positive part of the map against the measured ones: what charge flipping
@@ -55,7 +57,10 @@ def features(problem: PhaseProblem, phases: Tensor) -> Features:
     positive = torch.fft.rfftn(z.clamp_min(0), dim=AXES, norm="forward").abs()
     squared = torch.fft.rfftn(z.square(), dim=AXES, norm="forward").abs()
     weight = problem.weight * problem.measured
-    alike = likeness(problem, phases)
+    own = np.arange(len(phases)) if parents is None else parents
+    starts = int((own == np.arange(len(own))).sum())
+    alike = likeness(problem, phases, starts)
+    alike = alike * torch.as_tensor(own[:, None] != own[:starts], device=phases.device)
     found = {
         "residual": _residual(problem.amplitude, positive, weight),
         "skewness": (square * flat).mean(1),
@@ -65,7 +70,7 @@ def features(problem: PhaseProblem, phases: Tensor) -> Features:
         "sayre": _correlation(problem.amplitude, squared, weight),
         "patterson": _correlation(problem.amplitude.square(), positive.square(), weight),
         "agreement": alike.amax(1),
-        "following": (alike >= SAME_MAP).float().sum(1) / max(1, len(alike) - 1),
+        "following": (alike >= SAME_MAP).float().sum(1) / max(1, starts - 1),
     }
     return {name: value.double().cpu().numpy() for name, value in found.items()}
 
@@ -75,7 +80,7 @@ def judge(problem: PhaseProblem, found: Starts, method: str) -> tuple[NDArray[np
 
     A method has the calibration of its name where the package has one, and that of charge flipping otherwise.
     """
-    table = features(problem, found.phases)
+    table = features(problem, found.phases, found.parents)
     table |= {name: np.asarray(values, float) for name, values in found.features.items()}
     named = method if (calibration.FOLDER / f"{method}.json").exists() else "charge_flipping"
     return probability(table, d_min=problem.d_min, named=named), table
@@ -96,21 +101,24 @@ def correlations(problem: PhaseProblem, phases: Tensor, one: int) -> Tensor:
     return best
 
 
-def likeness(problem: PhaseProblem, phases: Tensor, block: int = 8) -> Tensor:
-    """(S, S) correlations of the maps of all starts, maximised over translations and inversion; 0 on the diagonal."""
+def likeness(problem: PhaseProblem, phases: Tensor, starts: int | None = None, block: int = 8) -> Tensor:
+    """(S, starts) correlations of all maps with the first ones, over translations and inversion; 0 on the diagonal.
+
+    Without `starts`: with all of them, (S, S).
+    """
     shape = grid_shape(problem.cell, problem.d_min, _ROUGH)
     f = resampled(problem.amplitude * phases, problem.shape, shape)
     norm = (problem.weight * problem.amplitude.square()).sum().clamp_min(1e-30)
-    starts = len(f)
-    table = torch.zeros((starts, starts), device=f.device)
-    for i in range(starts - 1):
-        for first in range(i + 1, starts, block):
+    starts = len(f) if starts is None else starts
+    table = torch.zeros((len(f), starts), device=f.device)
+    for i in range(starts):
+        for first in range(i + 1, len(f), block):
             others = f[first : first + block]
             pair = torch.cat([f[i] * others.conj(), f[i] * others])
             peaks = torch.fft.irfftn(pair, s=shape, dim=AXES, norm="forward").flatten(1).amax(1)
             best = peaks.reshape(2, -1).amax(0) / norm
-            table[i, first : first + block] = best
             table[first : first + block, i] = best
+            table[i, first : min(first + block, starts)] = best[: max(0, starts - first)]
     return table.clamp(-1, 1)
 
 

@@ -13,14 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from phaseray.diffraction.grid import Shape
 from phaseray.phasing import scoring
 from phaseray.phasing.problem import PhaseProblem, Starts
+from phaseray.phasing.rounds import ROUNDS, hybrid, network_rounds
+from phaseray.phasing.symmetrised import averaged
 
 Method = Literal["network", "charge_flipping", "rrr", "zero", "hybrid"]
 METHODS: tuple[Method, ...] = get_args(Method)
 STARTS: dict[Method, int] = {"network": 8, "hybrid": 8, "charge_flipping": 16, "rrr": 16, "zero": 1}
-ROUNDS = 4
-"""As often the network tries so many starts anew, unless told how many: until one of them is ENOUGH."""
-ENOUGH = 0.9
-"""Probability at which a start is taken for the solution."""
+
+DOUBLING = 0.1
+"""Share of the misfit that a doubling of the group of symmetry may cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Solution:
     agreeing : int
         Starts that arrived at the same map (correlation ≥ 0.8), this one among them.
     start : int
-        Which of the starts this is.
+        Which of the starts, or after them of those with their symmetry put in, this is.
     """
 
     density: NDArray[np.float32]
@@ -134,68 +135,24 @@ def solve_starts(
     if method == "charge_flipping":
         from phaseray.phasing import charge_flipping
 
-        return charge_flipping.solve_starts(problem, starts, seed, time_limit)
+        return averaged(problem, charge_flipping.solve_starts(problem, starts, seed, time_limit), method)
     if method == "rrr":
         from phaseray.phasing import rrr
 
-        return rrr.solve_starts(problem, starts, seed, time_limit)
+        return averaged(problem, rrr.solve_starts(problem, starts, seed, time_limit), method)
     if method == "hybrid":
-        return _hybrid(problem, starts, rounds, seed, time_limit)
-    return _network(problem, starts, rounds, seed, time_limit)
-
-
-def _network(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limit: float | None) -> Starts:
-    """Rounds of as many starts each, until one of them is probably right."""
-    from phaseray.phasing import network
-
-    began = time.perf_counter()
-    found: list[Starts] = []
-    for number in range(rounds):
-        left = None if time_limit is None else time_limit - (time.perf_counter() - began)
-        # a round cut short is worth nothing
-        if found and left is not None and left < found[0].seconds:
-            break
-        own = seed if not number else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        found.append(network.solve_starts(problem, starts, own, left, problem.device))
-        together = _joined(found)
-        if number + 1 < rounds and scoring.judge(problem, together, "network")[0].max() >= ENOUGH:
-            break
-    return together
-
-
-def _joined(found: list[Starts]) -> Starts:
-    return Starts(
-        phases=torch.cat([f.phases for f in found]),
-        features={name: np.concatenate([f.features[name] for f in found]) for name in found[0].features},
-        cycles=sum(f.cycles for f in found),
-        seconds=sum(f.seconds for f in found),
-    )
-
-
-def _hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limit: float | None) -> Starts:
-    """Charge flipping, for half of the time; where it has no probable solution, the network as well."""
-    from phaseray.phasing import charge_flipping
-
-    half = None if time_limit is None else time_limit / 2
-    flipped = charge_flipping.solve_starts(problem, STARTS["charge_flipping"], seed, half)
-    if flipped.solved is not None and flipped.solved.any():
-        return flipped
-    rest = None if time_limit is None else max(time_limit - flipped.seconds, 1e-3)
-    learned = _network(problem, starts, rounds, seed, rest)
-    # features that only one of the two knows cannot judge both
-    return Starts(
-        phases=torch.cat([flipped.phases, learned.phases]),
-        cycles=flipped.cycles + learned.cycles,
-        seconds=flipped.seconds + learned.seconds,
-    )
+        return hybrid(problem, starts, rounds, seed, time_limit)
+    return network_rounds(problem, starts, rounds, seed, time_limit)
 
 
 def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> Solution:
-    """The start that is most probably right, as a solution."""
+    """The start that is most probably right, as a solution; of what was made of it, the one of `finest`."""
     probability, table = scoring.judge(problem, found, method)
-    best = int(probability.argmax())
+    best = finest(found.parents, probability, table)
     density = problem.density(found.phases[best]).cpu().numpy()
     p = float(probability[best])
+    starts = found.parents == np.arange(len(found))
+    same = scoring.correlations(problem, found.phases, best).cpu().numpy() >= scoring.SAME_MAP
     return Solution(
         density=density,
         grid=problem.shape,
@@ -205,7 +162,20 @@ def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> S
         seconds=time.perf_counter() - began,
         method=method,
         features={name: float(np.broadcast_to(values, probability.shape)[best]) for name, values in table.items()},
-        starts=len(found),
+        starts=int(starts.sum()),
         start=best,
-        agreeing=int((scoring.correlations(problem, found.phases, best) >= scoring.SAME_MAP).sum()),
+        agreeing=int((same & starts).sum()),
     )
+
+
+def finest(parents: NDArray[np.int64], probability: NDArray[np.float64], table: scoring.Features) -> int:
+    """Which start to take: of the family of the most probable one, the least misfit for its symmetry.
+
+    A map and the same map with its symmetry are right or wrong together, and the probability hardly tells them
+    apart; the true symmetry leaves the misfit much as it is, a false one does not. Each doubling of the group may
+    cost DOUBLING of the misfit.
+    """
+    family = np.flatnonzero(parents == parents[probability.argmax()])
+    misfit = np.asarray(table["misfit" if "misfit" in table else "residual"])[family]
+    order = np.asarray(table.get("order", np.zeros(len(parents))))[family]
+    return int(family[(np.log(misfit.clip(1e-6)) - np.log1p(DOUBLING) * order).argmin()])

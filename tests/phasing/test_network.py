@@ -8,9 +8,10 @@ import torch
 
 from phaseray import map_cc, solve_map
 from phaseray.diffraction.maps import density
-from phaseray.diffraction.structure_factors import structure_factors
+from phaseray.diffraction.structure_factors import structure_factor_grid, structure_factors
 from phaseray.phasing import network
-from phaseray.phasing.problem import PhaseProblem, half_sphere, resampled
+from phaseray.phasing.problem import PhaseProblem, half_sphere, resampled, unit
+from phaseray.phasing.symmetry import AmplitudeSymmetry
 from phaseray.phasing.weights import load_network, shipped_network
 from phaseray.sources import prototypes
 
@@ -77,6 +78,23 @@ def test_missing_reflections_are_filled_in_and_measured_ones_kept(stibnite):
     torch.testing.assert_close(after.abs()[0][problem.measured], observed.amplitude[0][problem.measured])
     assert (after.abs()[0][problem.missing] > 0).all()
     assert (after[0][~(problem.measured | problem.missing)] == 0).all()
+
+
+def test_settling_keeps_the_symmetry_that_is_put_in(stibnite, problem):
+    on_grid = network.on_network_grid(problem)
+    symmetry = AmplitudeSymmetry(on_grid)
+    truth = torch.as_tensor(structure_factor_grid(stibnite, problem.shape, D_MIN * (1 - 1e-6)))
+    (group,) = symmetry.groups(resampled(truth, problem.shape, on_grid.shape), (0.99,))
+    assert len(group) == 8
+    project = symmetry.projection(group)
+    noise = problem.random_phases(1, 3)[0]
+    begun = torch.stack([unit(truth + 0.3 * problem.amplitude.max() * noise)] * 2)
+    found = network.settle(problem, begun, [project, None], settings=network.Settings(settling=4))
+    assert found.cycles == 4
+    f = resampled(problem.amplitude * found.phases, problem.shape, on_grid.shape)
+    tolerance = 2e-3 * float(f.abs().max())
+    torch.testing.assert_close(project(f[0]), f[0], atol=tolerance, rtol=0)
+    assert float((project(f[1]) - f[1]).abs().max()) > tolerance
 
 
 @pytest.mark.parametrize("method", ["network", "hybrid"])

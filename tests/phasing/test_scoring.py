@@ -42,6 +42,17 @@ def test_agreement_is_one_for_the_same_map_moved_and_low_for_chance(solved):
     assert scoring.features(problem, three[:1])["following"].tolist() == [0.0]
 
 
+def test_what_was_made_of_a_start_does_not_confirm_it(solved):
+    problem, phases = solved
+    four = torch.cat([problem.random_phases(2, 0), phases[None], phases[None]])
+    alone = scoring.features(problem, four, np.array([0, 1, 2, 2]))
+    assert alone["agreement"][2:].max() < 0.5
+    assert alone["following"][2:].tolist() == [0.0, 0.0]
+    beside = scoring.features(problem, torch.cat([four[2:], four[:2]])[[0, 1, 2, 3]], np.array([0, 1, 2, 0]))
+    assert beside["agreement"][0] == pytest.approx(1, abs=1e-3)
+    assert beside["following"][:2].tolist() == [0.5, 0.5]
+
+
 def test_the_truth_scores_above_chance(solved):
     problem, phases = solved
     table = scoring.features(problem, torch.cat([phases[None], problem.random_phases(4, 1)]))

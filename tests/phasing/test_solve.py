@@ -6,13 +6,15 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from phaseray import map_cc, solve_map
 from phaseray.diffraction.maps import density
-from phaseray.diffraction.structure_factors import structure_factors
+from phaseray.diffraction.structure_factors import structure_factor_grid, structure_factors
 from phaseray.evaluation.metrics import half_grid_of
 from phaseray.evaluation.peaks import atoms_found
-from phaseray.phasing.problem import PhaseProblem, half_sphere
+from phaseray.phasing import network, rounds, scoring, solve
+from phaseray.phasing.problem import PhaseProblem, Starts, half_sphere, unit
 from phaseray.sources import prototypes
 
 D_MIN = 0.9
@@ -102,14 +104,11 @@ def test_bad_use_is_told(data):
         solve_map(*data, method="zero", time_limit=0)
 
 
-@pytest.mark.parametrize(("probability", "rounds"), [(0.2, 4), (0.95, 1)])
-def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypatch, probability, rounds):
-    from phaseray.phasing import network, scoring, solve
-    from phaseray.phasing.problem import Starts
-
+@pytest.mark.parametrize(("probability", "times"), [(0.2, 4), (0.95, 1)])
+def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypatch, probability, times):
     seeds = []
 
-    def tried(problem, starts, seed, time_limit, device):
+    def tried(problem, starts, seed, time_limit, device, watch):
         seeds.append(seed)
         return Starts(problem.random_phases(starts, seed), {"misfit": np.full(starts, 0.3)}, cycles=60, seconds=1.0)
 
@@ -118,12 +117,57 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
 
     monkeypatch.setattr(network, "solve_starts", tried)
     monkeypatch.setattr(scoring, "judge", judged)
+    # random phases have no symmetry
     problem = PhaseProblem.of(*data)
     found = solve.solve_starts(problem, "network", None, 5, None)
-    assert (len(found), len(seeds), len(set(seeds)), seeds[0]) == (8 * rounds, rounds, rounds, 5)
-    assert found.features["misfit"].shape == (8 * rounds,)
-    assert found.cycles == 60 * rounds
+    assert (len(found), len(seeds), len(set(seeds)), seeds[0]) == (8 * times, times, times, 5)
+    assert found.features["misfit"].shape == found.features["symmetry"].shape == (8 * times,)
+    assert found.parents.tolist() == list(range(8 * times))
+    assert found.cycles == 60 * times
     # as many as asked for, and no more
     assert len(solve.solve_starts(problem, "network", 3, 5, None)) == 3
     # a round that would be cut short is not begun
     assert len(solve.solve_starts(problem, "network", None, 5, 1.0)) == 8
+
+
+def test_the_symmetry_of_the_best_maps_is_put_in(quartz, monkeypatch):
+    """Starts that are the truth, with errors: what is made of them comes after all starts of all rounds."""
+    problem = PhaseProblem.from_crystal(quartz, 1.5)
+    truth = unit(torch.as_tensor(structure_factor_grid(quartz, problem.shape, 1.5 * (1 - 1e-6))))
+
+    def tried(problem, starts, seed, time_limit, device, watch):
+        phases = unit(truth + 0.5 * problem.random_phases(starts, seed))
+        features = {"misfit": np.full(starts, 0.3), "steadiness": np.ones(starts)}
+        return Starts(phases, features, cycles=60, seconds=1.0)
+
+    monkeypatch.setattr(network, "solve_starts", tried)
+    found = rounds.network_rounds(problem, 3, 2, 5, None)
+    parents = found.parents
+    starts = int((parents == np.arange(len(found))).sum())
+    assert starts in (3, 6)
+    assert (parents[:starts] == np.arange(starts)).all()
+    assert len(found) > starts
+    assert (parents[starts:] < starts).all()
+    np.testing.assert_array_equal(found.features["order"][:starts], 0)
+    # P3221: six operations, or of the pseudosymmetry that the silicon has, twelve
+    assert set(np.rint(2 ** found.features["order"][starts:])) & {6, 12}
+    assert (found.features["symmetry"][starts:] > 0.9).all()
+    solution = solve.judged(problem, found, "network", time.perf_counter())
+    assert solution.starts == starts
+    assert solution.agreeing <= starts
+
+
+def test_the_finest_of_a_family_is_taken():
+    parents = np.array([0, 1, 2, 1, 1, 0])
+    probability = np.array([0.2, 0.9, 0.1, 0.7, 0.8, 0.3])
+    misfit = np.array([0.1, 0.10, 0.01, 0.11, 0.40, 0.01])
+    order = np.log2([1, 1, 1, 4, 8, 48])
+    # a group of 4 for a tenth more misfit is the better map, one of 8 for four times as much is not
+    assert solve.finest(parents, probability, {"misfit": misfit, "order": order}) == 3
+    assert solve.finest(parents, probability, {"residual": misfit}) == 1
+
+
+def test_charge_flipping_puts_its_symmetry_in(quartz, data, solution):
+    assert 2 ** solution.features["order"] >= 6
+    truth = density(quartz, solution.grid, D_MIN)
+    assert map_cc(solution.density, truth) >= 0.9

@@ -47,20 +47,10 @@ NAMES = (
 STARTS, MILESTONES, RIGHT = 16, (50, 200), 0.8
 NETWORK_RESOLUTIONS = (1.5, 2.0, 1.2, 1.5, 1.0, 1.8)
 NETWORK_NAMES = (
-    "misfit",
-    "steadiness",
-    "agreement",
-    "following",
-    "residual",
-    "sayre",
-    "negative",
-    "patterson",
-    "d_min",
-    "d_min*misfit",
-    "symmetry",
-    "rotations",
-    "rotations*symmetry",
-)
+    "misfit", "steadiness", "agreement", "following", "residual", "sayre", "negative", "patterson", "skewness",
+    "kurtosis", "top", "symmetry", "rotations", "d_min", "d_min*misfit", "rotations*symmetry", "misfit*misfit",
+    "sayre*sayre", "agreement*agreement", "symmetry*symmetry", "following*agreement", "following*symmetry",
+)  # fmt: skip
 UNUSED_SEED = 987_654
 
 
@@ -189,7 +179,7 @@ def draw(held_out: np.ndarray, right: np.ndarray, title: str, path: Path) -> Non
             middle = (was + 1.92 / n) / (1 + 3.84 / n)
             half = 1.96 / (1 + 3.84 / n) * np.sqrt(was * (1 - was) / n + 0.96 / n**2)
             axes.errorbar(said, was, [[was - middle + half], [middle + half - was]], fmt="o", color=colour, ms=4, lw=1)
-            beside = (5, -9) if said < 0.9 else (-20, -9)
+            beside = (5, -9) if said < 0.9 else (-24, 7)
             axes.annotate(f"{n}", (said, was), beside, textcoords="offset points", fontsize=7, color="0.4")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability said", ylabel="share right (map cc ≥ 0.8)")
     axes.set_title(title, fontsize=9)
@@ -257,7 +247,7 @@ def main() -> None:
     made["solved_by_the_chosen"] = sum(bool(right[g[held_out[g].argmax()]]) for g in groups if len(g))
     calibration.fit(joined, right, names, weight=weight, made=made).write(args.target)
     if args.figure:
-        title = f"{args.method.replace('_', ' ')}: {len(right):,} starts, {len(chosen)} crystals, cross-validated"
+        title = f"{args.method.replace('_', ' ')}: {len(right):,} maps, {len(chosen)} crystals, cross-validated"
         draw(held_out, right, title, args.figure)
     print(made)
 

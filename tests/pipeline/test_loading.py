@@ -50,6 +50,18 @@ def test_ray_and_no_ray_give_the_same_batches(data: Dataset, monkeypatch: pytest
         assert [x.tolist() for x in a.positions] == [x.tolist() for x in b.positions]
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_who_holds_all_cpus_gets_batches_all_the_same(data: Dataset) -> None:
+    """As the workers of a training do on a small machine, or on a cluster that has lost nodes."""
+    import ray
+
+    @ray.remote(num_cpus=int(ray.cluster_resources()["CPU"]))
+    def ids() -> list[str]:
+        return [i for batch in data.batches("train", 8, seed=5) for i in batch.ids]
+
+    assert len(ray.get(ids.remote(), timeout=60)) == data.count("train")
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_take_equal_steps_and_share_nothing(data: Dataset, world: int) -> None:
     ranks = [[b.ids for b in data.batches("train", 4, seed=1, rank=r, world=world)] for r in range(world)]

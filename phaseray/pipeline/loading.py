@@ -206,8 +206,8 @@ def _stream(path: str, windows: list[_Window]) -> Iterator[pa.Table]:
 
     if not windows:
         return
-    # tables that stand already need no task to make them, unlike ray.data.range
-    order = ray.data.from_arrow([pa.table({"id": [i]}) for i in range(len(windows))])
+    # these blocks are made here; those of ray.data.range and from_arrow take tasks with a CPU each
+    order = ray.data.from_items([{"id": i} for i in range(len(windows))], override_num_blocks=len(windows))
     order.context.enable_progress_bars = False
     order.context.execution_options.preserve_order = True
     read_ahead = order.map(read, num_cpus=0, compute=TaskPoolStrategy(size=min(READ_AHEAD, len(windows))))

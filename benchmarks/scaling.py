@@ -6,8 +6,8 @@ On one machine with few cores the first table ends where the cores do. In the se
 ones took, so that what is measured is the driver and the scheduling. Many actors starting on few cores take long, which
 a cluster does not know; so `start_s` is the time until each has begun its first unit, and the rest is of the time from
 then on until the first actor is without work: units a second, how busy the CPUs were kept (share of that time in which
-units ran), and the driver's processor time a unit. `driver_mb` is the driver's peak memory. With `--unit-seconds 0`
-units a second is what the driver can hand out at most.
+units ran), and the driver's processor time a unit. `driver_mb` is the driver's peak memory. The row of units
+that take no time says how many the driver can hand out a second.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def simulated(counts: list[int], cpus: int, seconds: float, units_a_cpu: int) ->
                 spans.append((report["who"], report["began"], report["ended"]))
                 spent.append((time.monotonic(), time.process_time()))
         rows.append({"nodes": count, "units": n, "unit_s": seconds, **steady(spans, spent, began, count * cpus)})
+        print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
@@ -153,14 +154,17 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, nargs="*", default=[4, 16, 32])
     parser.add_argument("--cpus", type=int, default=1, help="of a simulated node")
     parser.add_argument("--unit-seconds", type=float, default=2.0, help="what a shard took")
-    parser.add_argument("--units", type=int, default=30, help="a simulated CPU")
+    parser.add_argument("--units", type=int, default=20, help="a simulated CPU")
     options = parser.parse_args()
     facts: dict[str, Any] = {"cores": os.cpu_count()}
     if options.nodes:
         facts["real"] = real(options.out, options.nodes, options.crystals)
         show(f"generate on nodes of one CPU ({os.cpu_count()} cores)", facts["real"])
     if options.simulated:
-        facts["simulated"] = simulated(options.simulated, options.cpus, options.unit_seconds, options.units)
+        facts["simulated"] = [
+            *simulated(options.simulated[:1], options.cpus, 0.0, 500),
+            *simulated(options.simulated, options.cpus, options.unit_seconds, options.units),
+        ]
         show("sleeping work", facts["simulated"])
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "scaling.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, default=1, help="of a simulated node")
     parser.add_argument("--unit-seconds", type=float, default=2.0, help="what a shard took")
     parser.add_argument("--units", type=int, default=20, help="a simulated CPU")
+    parser.add_argument("--empty", type=int, default=500, help="units that take no time, a CPU; 0: leave them out")
     options = parser.parse_args()
     facts: dict[str, Any] = {"cores": os.cpu_count()}
     if options.nodes:
@@ -162,7 +163,7 @@ def main() -> None:
         show(f"generate on nodes of one CPU ({os.cpu_count()} cores)", facts["real"])
     if options.simulated:
         facts["simulated"] = [
-            *simulated(options.simulated[:1], options.cpus, 0.0, 500),
+            *(simulated(options.simulated[:1], options.cpus, 0.0, options.empty) if options.empty else ()),
             *simulated(options.simulated, options.cpus, options.unit_seconds, options.units),
         ]
         show("sleeping work", facts["simulated"])

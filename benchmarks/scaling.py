@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="generate on 1, 2, 4 nodes, and sleeping work on many.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--crystals", type=int, default=3000)
+    parser.add_argument("--crystals", type=int, default=1500)
     parser.add_argument("--simulated", type=int, nargs="*", default=[4, 16, 32])
     parser.add_argument("--cpus", type=int, default=1, help="of a simulated node")
     parser.add_argument("--unit-seconds", type=float, default=2.0, help="what a shard took")

@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--crystals", type=int, default=1500)
-    parser.add_argument("--simulated", type=int, nargs="*", default=[4, 16, 32])
+    parser.add_argument("--simulated", type=int, nargs="*", default=[4, 16])
     parser.add_argument("--cpus", type=int, default=1, help="of a simulated node")
     parser.add_argument("--unit-seconds", type=float, default=2.0, help="what a shard took")
     parser.add_argument("--units", type=int, default=20, help="a simulated CPU")

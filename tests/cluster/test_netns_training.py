@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.netns,
     pytest.mark.slow,
     pytest.mark.long,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not possible(), reason="needs root and iproute2"),
 ]
 
@@ -60,7 +60,7 @@ class Training:
         told = re.findall(r"going on after epoch (\d+)(?:, step (\d+) of epoch)?", self.log.read_text())
         return [STEPS * int(epoch) + int(step or 0) for epoch, step in told]
 
-    def wait(self, what: str, ready, seconds: float = 120) -> None:
+    def wait(self, what: str, ready, seconds: float = 200) -> None:
         until = time.monotonic() + seconds
         while not ready():
             assert self.process.poll() is None, self.log.read_text()

@@ -3,8 +3,11 @@
     python benchmarks/scaling.py --out /tmp/scaling
 
 On one machine with few cores the first table ends where the cores do. In the second, units sleep as long as real
-ones took, so that what is measured is the driver and the scheduling: tasks a second, the driver's memory, and how
-busy the CPUs were kept (unit seconds / (wall seconds x CPUs)).
+ones took, so that what is measured is the driver and the scheduling. Many actors starting on few cores take long, which
+a cluster does not know; so `start_s` is the time until each has begun its first unit, and the rest is of the time from
+then on until the first actor is without work: units a second, how busy the CPUs were kept (share of that time in which
+units ran), and the driver's processor time a unit. `driver_mb` is the driver's peak memory. The row of units
+that take no time says how many the driver can hand out a second.
 """
 
 from __future__ import annotations
@@ -41,14 +44,15 @@ from phaseray.pipeline.units import run_units
 
 
 class Sleeper:
-    """A UnitWorker that takes its time and no processor."""
+    """A UnitWorker that takes its time and no processor; reports who it is, and when it was at it."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        began = time.monotonic()
         time.sleep(self.seconds)
-        return unit
+        return {"who": os.getpid(), "began": began, "ended": time.monotonic()}
 
 
 @contextmanager
@@ -96,29 +100,49 @@ def simulated(counts: list[int], cpus: int, seconds: float, units_a_cpu: int) ->
         with nodes(count, cpus):
             n = count * cpus * units_a_cpu
             began = time.monotonic()
-            first = None
-            for _ in run_units(Sleeper, (seconds,), [{"unit": i} for i in range(n)], actors=count * cpus):
-                first = first or time.monotonic()
-            ended = time.monotonic()
-        assert first is not None
-        rows.append(
-            {
-                "nodes": count, "cpus": count * cpus, "units": n, "unit_s": seconds,
-                "start_s": round(first - began - seconds, 1), "seconds": round(ended - began, 1),
-                "units_per_s": round(n / (ended - first + seconds), 1),
-                "busy": round(n * seconds / ((ended - first + seconds) * count * cpus), 3),
-                "driver_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            }
-        )  # fmt: skip
+            spent, spans = [], []
+            for report in run_units(Sleeper, (seconds,), [{"unit": i} for i in range(n)], actors=count * cpus):
+                spans.append((report["who"], report["began"], report["ended"]))
+                spent.append((time.monotonic(), time.process_time()))
+        rows.append({"nodes": count, "units": n, "unit_s": seconds, **steady(spans, spent, began, count * cpus)})
+        print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def steady(
+    spans: list[tuple[int, float, float]], spent: list[tuple[float, float]], began: float, cpus: int
+) -> dict[str, Any]:
+    """What happened while all actors had work.
+
+    Parameters
+    ----------
+    spans : (actor, seconds at the unit's start, at its end), a unit
+    spent : (seconds, processor seconds of the driver) when its report came
+    began : seconds at the start of all
+    """
+    actors = {who for who, _, _ in spans}
+    first = max(min(b for who, b, _ in spans if who == actor) for actor in actors)
+    last = min(max(e for who, _, e in spans if who == actor) for actor in actors)
+    facts = {"actors": len(actors), "start_s": round(first - began, 1), "seconds": round(spent[-1][0] - began, 1)}
+    within = [pair for pair in spent if first <= pair[0] <= last]
+    if last > first and len(within) > 1:
+        ran = sum(max(0.0, min(e, last) - max(b, first)) for _, b, e in spans)
+        facts |= {
+            "steady_s": round(last - first, 1),
+            "units_per_s": round(len(within) / (last - first), 1),
+            "busy": round(ran / ((last - first) * cpus), 3),
+            "driver_ms_a_unit": round(1000 * (within[-1][1] - within[0][1]) / (len(within) - 1), 2),
+        }
+    return facts | {"driver_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     table = Table(title=title, title_justify="left")
-    for key in rows[0]:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    for key in keys:
         table.add_column(key, justify="right")
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(str(row.get(key, "")) for key in keys))
     Console().print(table)
 
 
@@ -126,18 +150,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="generate on 1, 2, 4 nodes, and sleeping work on many.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--crystals", type=int, default=400)
-    parser.add_argument("--simulated", type=int, nargs="*", default=[4, 16, 64])
+    parser.add_argument("--crystals", type=int, default=1500)
+    parser.add_argument("--simulated", type=int, nargs="*", default=[4, 16])
     parser.add_argument("--cpus", type=int, default=1, help="of a simulated node")
     parser.add_argument("--unit-seconds", type=float, default=2.0, help="what a shard took")
-    parser.add_argument("--units", type=int, default=10, help="a simulated CPU")
+    parser.add_argument("--units", type=int, default=20, help="a simulated CPU")
+    parser.add_argument("--empty", type=int, default=500, help="units that take no time, a CPU; 0: leave them out")
     options = parser.parse_args()
     facts: dict[str, Any] = {"cores": os.cpu_count()}
     if options.nodes:
         facts["real"] = real(options.out, options.nodes, options.crystals)
         show(f"generate on nodes of one CPU ({os.cpu_count()} cores)", facts["real"])
     if options.simulated:
-        facts["simulated"] = simulated(options.simulated, options.cpus, options.unit_seconds, options.units)
+        facts["simulated"] = [
+            *(simulated(options.simulated[:1], options.cpus, 0.0, options.empty) if options.empty else ()),
+            *simulated(options.simulated, options.cpus, options.unit_seconds, options.units),
+        ]
         show("sleeping work", facts["simulated"])
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "scaling.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -64,6 +64,20 @@ def own_home() -> Iterator[Path]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+def left_of(home: Path) -> list[int]:
+    """Ray's processes name a folder below their HOME, or have it in their environment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                texts = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            if str(home).encode() in texts:
+                found.append(int(folder.name))
+    return found
+
+
 @pytest.fixture
 def private_home() -> Iterator[Path]:
     with own_home() as home:

@@ -29,8 +29,10 @@ def connected(config: RayConfig, *, dashboard: bool = False) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = config.address or os.environ.get("RAY_ADDRESS")
+    # what workers print is Ray's own talk; our progress comes back as results. That a node is lost is still said
+    silent = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        ray.init(address=address, logging_level=logging.ERROR)
+        ray.init(address=address, **silent)
     else:
         # fewer than 4 logical CPUs leave Ray Data and Train waiting for one another
         ray.init(
@@ -38,9 +40,7 @@ def connected(config: RayConfig, *, dashboard: bool = False) -> Iterator[None]:
             num_cpus=config.num_cpus or max(4, os.cpu_count() or 1),
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
-            # what workers print is Ray's own talk; our progress comes back as results
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+            **silent,
         )
     quiet()
     try:

@@ -24,6 +24,7 @@ from phaseray.pipeline import schema
 from phaseray.pipeline.storage import read_json
 
 WINDOW_BYTES = 256_000_000  # of float32 grids; what one loading task holds
+READ_AHEAD = 4  # loading tasks at a time for one rank
 
 
 @dataclass(frozen=True)
@@ -192,18 +193,24 @@ def _ray_runs() -> bool:
 
 
 def _stream(path: str, windows: list[_Window]) -> Iterator[pa.Table]:
-    """The windows' tables, in order, read by Ray Data tasks ahead of their use."""
+    """The windows' tables, in order, read by Ray Data tasks ahead of their use.
+
+    The tasks ask for no CPU: those who wait for them, the workers of a training, may hold all that there are
+    (a small machine, or a cluster that has lost nodes), and would wait for ever.
+    """
     import ray
+    from ray.data import TaskPoolStrategy
 
     def read(row: dict[str, Any]) -> dict[str, Any]:
         return {"window": _to_bytes(_read(path, windows[int(row["id"])]))}
 
     if not windows:
         return
-    order = ray.data.range(len(windows), override_num_blocks=len(windows))
+    # these blocks are made here; those of ray.data.range and from_arrow take tasks with a CPU each
+    order = ray.data.from_items([{"id": i} for i in range(len(windows))], override_num_blocks=len(windows))
     order.context.enable_progress_bars = False
     order.context.execution_options.preserve_order = True
-    read_ahead = order.map(read, num_cpus=0.5)
+    read_ahead = order.map(read, num_cpus=0, compute=TaskPoolStrategy(size=min(READ_AHEAD, len(windows))))
     for batch in read_ahead.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for window in batch["window"]:
             yield pa.ipc.open_stream(window.as_buffer()).read_all()

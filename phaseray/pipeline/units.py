@@ -65,9 +65,9 @@ def run_units(
 
     if not units:
         return
-    table = pa.table({"unit": [json.dumps(unit) for unit in units]})
-    blocks = [table.slice(i, 1) for i in range(len(units))]
-    reports = ray.data.from_arrow(blocks).map_batches(
+    # a block a unit, made here: from_arrow would send out a task for each to look at it
+    blocks = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
+    reports = blocks.map_batches(
         _Adapter,
         fn_constructor_args=(worker, arguments),
         batch_size=1,

@@ -42,6 +42,7 @@ class Network:
     mark: str = field(default_factory=lambda: f"pr{secrets.token_hex(2)}")
     token: str = field(default_factory=lambda: secrets.token_hex(24))
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    commands: dict[str, list[str | Path]] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -55,6 +56,8 @@ class Network:
             "RAY_health_check_initial_delay_ms": "5000", "RAY_health_check_period_ms": "2000",
             "RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "3",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            # gloo takes the address of the machine's name, which is that of no namespace
+            "GLOO_SOCKET_IFNAME": "eth0",
         }  # fmt: skip
 
     def add(self, name: str) -> None:
@@ -78,6 +81,18 @@ class Network:
 
     def start(self, name: str, *, cpus: int, hidden: Path | None = None) -> None:
         """`ray start` in a namespace: the first is the head. Over `hidden` the node has a disk of its own."""
+        self.launch(name, cpus=cpus, hidden=hidden)
+        self.wait(name)
+
+    def start_all(self, names: Sequence[str], *, cpus: int) -> None:
+        """The first alone, for it is the head; the others side by side."""
+        self.start(names[0], cpus=cpus)
+        for name in names[1:]:
+            self.launch(name, cpus=cpus)
+        for name in names[1:]:
+            self.wait(name)
+
+    def launch(self, name: str, *, cpus: int, hidden: Path | None = None) -> None:
         first = "head" not in self.processes
         address = f"{self.addresses['head']}:6379"
         words = ["--head", "--port=6379", "--include-dashboard=false"] if first else [f"--address={address}"]
@@ -86,25 +101,43 @@ class Network:
         if hidden is not None:
             # `ip netns exec` brings a mount namespace of its own: nobody else sees this
             command = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', hidden, *command]
-        log = self.home / f"{name}.log"
-        self.processes[name] = self.inside(name, command, log)
-        until = time.monotonic() + WAIT
+        self.commands[name] = command
+        self.processes[name] = self.inside(name, command, self.home / f"{name}.log")
+
+    def wait(self, name: str) -> None:
+        """Until a node is up."""
+        log, until = self.home / f"{name}.log", time.monotonic() + WAIT
         while "block forever" not in log.read_text():
-            assert self.processes[name].poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
-            time.sleep(0.2)
+            if self.processes[name].poll() is not None:
+                # Ray itself waits 30 s for a node, which a busy machine may exceed
+                assert "timed out during startup" in log.read_text(), log.read_text()
+                self.kill(name)
+                self.processes[name] = self.inside(name, self.commands[name], log)
+            time.sleep(0.1)
 
     def cut(self, name: str) -> None:
         ip("link", "set", f"{self.mark}{name}", "down")
 
-    def kill(self, name: str) -> None:
-        """All processes of a node at once, as when the power goes."""
+    def processes_of(self, name: str) -> list[int]:
         found = subprocess.run(
             ["ip", "netns", "pids", f"{self.mark}{name}"], capture_output=True, text=True, check=False
         )
-        for number in found.stdout.split():
+        return [int(number) for number in found.stdout.split()]
+
+    def has(self, name: str, title: str) -> bool:
+        """Whether a process of that title runs on a node."""
+        for number in self.processes_of(name):
+            with suppress(OSError):
+                if title.encode() in Path(f"/proc/{number}/cmdline").read_bytes():
+                    return True
+        return False
+
+    def kill(self, name: str) -> None:
+        """All processes of a node at once, as when the power goes."""
+        for number in self.processes_of(name):
             with suppress(ProcessLookupError):
-                os.kill(int(number), signal.SIGKILL)
+                os.kill(number, signal.SIGKILL)
         if name in self.processes:
             self.processes.pop(name).wait(30)
 

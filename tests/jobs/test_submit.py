@@ -86,19 +86,22 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+PORTS = [
+    "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+    "runtime-env-agent-port", "metrics-export-port", "ray-client-server-port",
+]  # fmt: skip
+
+
 @contextmanager
-def running_head(home: Path) -> Iterator[Head]:
-    names = [
-        "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
-        "runtime-env-agent-port", "metrics-export-port", "ray-client-server-port",
-    ]  # fmt: skip
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+def running_head(home: Path, ports: list[int] | None = None, token: str | None = None) -> Iterator[Head]:
+    """A head with ports and a token of its own, or with those of one before it."""
+    named = dict(zip(PORTS, ports or free_ports(len(PORTS)), strict=True))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "HOME": str(home),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # where the head finds `python` for its jobs
         "RAY_TMPDIR": str(home),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": token or secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # Ray Data's own actors never leave: 30 s for nothing
     }
@@ -106,11 +109,11 @@ def running_head(home: Path) -> Iterator[Head]:
     log = home / "head.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [*start, *(f"--{name}={port}" for name, port in ports.items())],
+            [*start, *(f"--{name}={port}" for name, port in named.items())],
             cwd=home, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
-        head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment, home)
+        head = Head(f"http://127.0.0.1:{named['dashboard-port']}", environment, home)
         wait_for_jobs(head, process, log)
         yield head
     finally:

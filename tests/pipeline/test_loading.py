@@ -1,5 +1,6 @@
 """Batches: seeded, of one shape, the same through Ray and without, the same steps for every rank."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,27 @@ def test_ray_and_no_ray_give_the_same_batches(data: Dataset, monkeypatch: pytest
         np.testing.assert_array_equal(a.density, b.density)
         np.testing.assert_array_equal(a.amplitude, b.amplitude)
         assert [x.tolist() for x in a.positions] == [x.tolist() for x in b.positions]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_who_holds_all_cpus_gets_batches_all_the_same(data: Dataset) -> None:
+    """As the workers of a training do on a small machine, or on a cluster that has lost nodes."""
+    import ray
+
+    # in a thread of its own, as Ray Train does: the main thread of a worker gives its CPU away while it waits
+    @ray.remote(num_cpus=int(ray.cluster_resources()["CPU"]))
+    class Worker:
+        def ids(self) -> list[str]:
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(
+                    lambda: [i for batch in data.batches("train", 8, seed=5) for i in batch.ids]
+                ).result()
+
+    worker = Worker.remote()
+    try:
+        assert len(ray.get(worker.ids.remote(), timeout=60)) == data.count("train")
+    finally:
+        ray.kill(worker)
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -24,7 +24,7 @@ from phaseray.training.checkpoint import load_checkpoint
 from phaseray.training.loop import fit
 from phaseray.training.ray_train import train
 from phaseray.training.state import TrainingState
-from tests.conftest import own_home
+from tests.conftest import left_of, own_home
 from tests.training import memory_data
 from tests.training.memory_data import Interrupted, MemoryData
 
@@ -71,20 +71,6 @@ def marked(folder: Path) -> str:
             pytest.fail("no worker came to where it was to be killed")
         time.sleep(0.02)
     return (folder / "mark").read_text()
-
-
-def left_of(home: Path) -> list[int]:
-    """Ray's processes name a folder below their HOME, or have it in their environment."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                texts = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(home).encode() in texts:
-                found.append(int(folder.name))
-    return found
 
 
 def test_a_killed_driver_goes_on_when_started_again(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""torch.compile makes the same network, only faster; without a compiler it is said at once."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from phaseray.config import ConfigError, MlpConfig, TrainConfig, UNetConfig
+from phaseray.training.checkpoint import load_checkpoint
+from phaseray.training.loop import fit, predict
+from phaseray.training.state import TrainingState
+from tests.training.memory_data import MemoryData, blobs
+
+SMALL = TrainConfig(model=UNetConfig(width=4, depth=2), batch_size=4, epochs=2)
+COMPILED = SMALL.model_copy(update={"compile": True})
+
+
+def test_without_a_compiler_it_is_said_what_to_do(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"no-such-compiler is not to be found on .*train\.compile=false"):
+        TrainingState.fresh(COMPILED, MemoryData.of(), seed=0)
+    # who only uses such a network needs none
+    TrainingState.fresh(SMALL, MemoryData.of(), seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not shutil.which("g++"), reason="no g++")
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "precision": "bfloat16"}, {"model": MlpConfig(hidden=(16,))}])
+def test_a_compiled_network_has_the_losses_of_the_plain_one(tmp_path, options):
+    one_shape = MemoryData.of(train=10)  # the last batch of an epoch has 2 crystals of 4
+    data = one_shape if "model" in options else MemoryData({**one_shape.splits, "train": [*one_shape.splits["train"], blobs((6, 8, 10), 4, 3)]})  # noqa: E501
+    ended = [
+        fit(TrainingState.fresh(config.model_copy(update=options), data, seed=0), data) for config in (SMALL, COMPILED)
+    ]
+    plain, compiled = ([(e.train_loss, e.val_loss) for e in state.history] for state in ended)
+    np.testing.assert_allclose(compiled, plain, rtol=2e-2 if "precision" in options else 1e-4)
+    ended[1].save(tmp_path)
+    model, meta = load_checkpoint(tmp_path)
+    (maps,) = predict(model, meta, one_shape.splits["val"])
+    (wanted,) = predict(ended[1].to_use, meta, one_shape.splits["val"])
+    np.testing.assert_array_equal(maps, wanted)

@@ -20,7 +20,9 @@ WIDTH, HEIGHT = 1600, 1000
 
 
 def executable() -> str | None:
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
 
 
 @contextmanager
@@ -130,7 +132,9 @@ class Page:
         """A real click in the middle of what the expression gives, once it is there."""
         self.wait(f"Boolean({element})")
         self.run(f"{element}.scrollIntoView({{block: 'center', inline: 'center'}})")
-        x, y = self.wait(f"(r => r.width && [r.x + r.width / 2, r.y + r.height / 2])({element}.getBoundingClientRect())")
+        x, y = self.wait(
+            f"(r => r.width && [r.x + r.width / 2, r.y + r.height / 2])({element}.getBoundingClientRect())"
+        )
         for kind in ("mousePressed", "mouseReleased"):
             self.command("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

@@ -50,6 +50,21 @@ def test_ray_and_no_ray_give_the_same_batches(data: Dataset, monkeypatch: pytest
         assert [x.tolist() for x in a.positions] == [x.tolist() for x in b.positions]
 
 
+def test_a_split_no_larger_than_a_window_is_read_once(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    columns = loading._columns
+    monkeypatch.setattr(loading, "_columns", lambda path, file: (read.append(file), columns(path, file))[1])
+    loading._kept.cache_clear()
+    kept = [list(data.batches("train", 8, seed=5, epoch=epoch)) for epoch in (1, 2)]
+    assert len(read) == len(set(read)) > 0
+    monkeypatch.setattr(loading, "_ray_runs", lambda: False)
+    monkeypatch.setattr(Dataset, "_is_small", lambda self, split: False)
+    for epoch, batches in zip((1, 2), kept, strict=True):
+        for a, b in zip(batches, data.batches("train", 8, seed=5, epoch=epoch), strict=True):
+            assert a.ids == b.ids
+            np.testing.assert_array_equal(a.density, b.density)
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_take_equal_steps_and_share_nothing(data: Dataset, world: int) -> None:
     ranks = [[b.ids for b in data.batches("train", 4, seed=1, rank=r, world=world)] for r in range(world)]

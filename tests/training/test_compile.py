@@ -30,7 +30,11 @@ def test_without_a_compiler_it_is_said_what_to_do(monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9, "precision": "bfloat16"}, {"model": MlpConfig(hidden=(16,))}])
 def test_a_compiled_network_has_the_losses_of_the_plain_one(tmp_path, options):
     one_shape = MemoryData.of(train=10)  # the last batch of an epoch has 2 crystals of 4
-    data = one_shape if "model" in options else MemoryData({**one_shape.splits, "train": [*one_shape.splits["train"], blobs((6, 8, 10), 4, 3)]})  # noqa: E501
+    data = (
+        one_shape
+        if "model" in options
+        else MemoryData({**one_shape.splits, "train": [*one_shape.splits["train"], blobs((6, 8, 10), 4, 3)]})
+    )
     ended = [
         fit(TrainingState.fresh(config.model_copy(update=options), data, seed=0), data) for config in (SMALL, COMPILED)
     ]

@@ -100,9 +100,9 @@ def test_runs_are_selected_compared_and_looked_at(server: Server, finished: dict
     page.wait_for(*finished["names"])
     page.screenshot(SCREENSHOTS / "runs.png")
 
-    for i in range(4):
-        page.click(f"document.querySelectorAll('.ag-row-level-1 input[type=checkbox]')[{i}]")
-    page.click("[...document.querySelectorAll('button')].find(b => b.innerText.trim() == 'Compare')")
+    for i in range(1, 5):
+        page.click(f"document.querySelector('.ag-row[row-index=\"{i}\"] input[type=checkbox]')")
+    page.click("document.querySelector('[data-testid=runs-compare-button]')")
     page.wait_for("Comparing 4 Runs", "Parallel Coordinates Plot")
     # a line through the axes is drawn, of parameters and of a metric
     page.wait("document.querySelectorAll('.js-plotly-plot .parcoords, .js-plotly-plot canvas').length")

@@ -44,7 +44,7 @@ def _ray() -> Iterator[None]:
 def swept(options: list[str], shards: Path, out: Path) -> tuple[Config, dict[str, Any], list[dict[str, Any]]]:
     config = load(None, options)
     summary = tune(config, shards, out)
-    model, meta = load_checkpoint(out / "best")
+    _model, meta = load_checkpoint(out / "best")
     assert meta.epoch == summary["best"]["best_epoch"]
     return config, summary, json.loads((out / "trials.json").read_text())
 

@@ -86,9 +86,8 @@ def page(tmp_path: Path) -> Iterator[Page]:
         yield page
 
 
-def _shows_an_image(page: Page, address: str, name: str) -> None:
-    page.open(address)
-    page.wait("[...document.images].some(i => i.complete && i.naturalWidth > 200 && i.clientWidth > 100)")
+def _shows_an_image(page: Page, name: str) -> None:
+    page.wait("[...document.images].some(i => i.complete && i.naturalWidth > 200 && i.clientWidth > 100)", 30)
     page.screenshot(SCREENSHOTS / name)
 
 
@@ -111,5 +110,10 @@ def test_runs_are_selected_compared_and_looked_at(server: Server, finished: dict
     page.screenshot(SCREENSHOTS / "compare.png")
 
     run = f"{experiment}/runs/{finished['run_id']}"
-    _shows_an_image(page, f"{run}/artifacts/sweep/parallel.png", "parallel.png")
-    _shows_an_image(page, f"{experiment}/runs/{finished['with_images']}/model-metrics", "images.png")
+    page.open(f"{run}/artifacts/sweep/parallel.png")
+    _shows_an_image(page, "parallel.png")
+    page.open(f"{experiment}/runs/{finished['with_images']}/artifacts")
+    for named in ("== 'images'", ".endsWith('.png')"):
+        leaves = "[...document.querySelectorAll('*')].filter(e => !e.childElementCount && e.offsetParent)"
+        page.click(f"{leaves}.find(e => (e.innerText || '').trim(){named})")
+    _shows_an_image(page, "image.png")

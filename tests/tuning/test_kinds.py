@@ -19,7 +19,7 @@ from tests.shards import write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
-EPOCHS = 6
+EPOCHS = 4
 SPACES = f"""tune.spaces={{
   mlp: {{train: {{model: {{kind: mlp, hidden: [8]}}, epochs: {EPOCHS}}},
         search: {{learning_rate: {{loguniform: [1.0e-4, 0.1]}}}}}},
@@ -64,6 +64,7 @@ def test_random_trials_are_those_of_the_seed(shards: Path, tmp_path: Path):
 
 def test_a_population_goes_on_from_its_best(shards: Path, tmp_path: Path):
     options = [SPACES, "tune.trials=4", "tune.search=random", "tune.scheduler=pbt", "tune.max_concurrent=4"]
+    options += ["tune.perturbation_epochs=1"]
     config, summary, trials = swept(options, shards, tmp_path / "out")
     assert summary["statuses"]["done"] == len(trials) == 4
     started = [str(point) for point in random_points(config.tune, config.seed)]

@@ -50,8 +50,8 @@ def enter(output: Path, config: TrainConfig, dataset_digest: str, seed: int, nam
     asked = Identity(digest(_weighty(config), dataset_digest, seed), name, seed, dataset_digest)
     mark = output / "run.json"
     known = read_json(mark) if mark.exists() else {}
-    if known and known["command"] != asked.command:
-        raise ConfigError(f"{output} is of `phaseray {known['command']}`: choose another --out")
+    if known and known.get("command") != asked.command:
+        raise ConfigError(f"{output} is of `phaseray {known.get('command')}`: choose another --out")
     before, now = _flat(_written(output)), _flat(config.model_dump(mode="json"))
     changed = {k: (before[k], now.get(k)) for k in before if before[k] != now.get(k)} if before else {}
     changed |= {k: (None, v) for k, v in now.items() if before and k not in before}
@@ -76,7 +76,7 @@ def enter(output: Path, config: TrainConfig, dataset_digest: str, seed: int, nam
         write_text(output / "config.yaml", to_yaml(config))
     if not known:
         write_json(mark, vars(identity))
-    return identity, [f"train.{k} was {_told(changed[k][0])}, and is {_told(changed[k][1])} from here on" for k in free]
+    return identity, [f"train.{k} was {_told(changed[k][0])}, and is {_told(changed[k][1])} from here on" for k in sorted(free)]
 
 
 def _weighty(config: TrainConfig) -> dict[str, Any]:

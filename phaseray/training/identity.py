@@ -76,7 +76,9 @@ def enter(output: Path, config: TrainConfig, dataset_digest: str, seed: int, nam
         write_text(output / "config.yaml", to_yaml(config))
     if not known:
         write_json(mark, vars(identity))
-    return identity, [f"train.{k} was {_told(changed[k][0])}, and is {_told(changed[k][1])} from here on" for k in sorted(free)]
+    return identity, [
+        f"train.{k} was {_told(changed[k][0])}, and is {_told(changed[k][1])} from here on" for k in sorted(free)
+    ]
 
 
 def _weighty(config: TrainConfig) -> dict[str, Any]:

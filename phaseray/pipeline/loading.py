@@ -126,6 +126,7 @@ class Dataset:
             the rest of the epoch; with others, the rest is dealt out anew.
         """
         windows = self._windows(split, batch_size, seed, epoch, rank, world, shuffle, voxels, skip)
+        tables: Iterator[pa.Table]
         if self._is_small(split):
             files = tuple(sorted(f["file"] for f in self.info["files"] if f["split"] == split and f["rows"]))
             kept = _kept(self.path, self.digest, files) if windows else {}
@@ -142,7 +143,8 @@ class Dataset:
 
     def _is_small(self, split: str) -> bool:
         files = [f for f in self.info["files"] if f["split"] == split]
-        return sum(f["rows"] * _bytes(tuple(f["shape"])) for f in files) <= WINDOW_BYTES
+        total: int = sum(int(f["rows"]) * _bytes(tuple(f["shape"])) for f in files)
+        return total <= WINDOW_BYTES
 
     def _windows(
         self, split: str, batch_size: int, seed: int, epoch: int, rank: int, world: int, shuffle: bool,

@@ -592,6 +592,9 @@ class TuneConfig(_Section):
                         )
         if self.scheduler == "pbt" and self.search == "tpe" and "search" in self.model_fields_set:
             raise ValueError("pbt begins with random trials: set search to random")
+        several = [n for n, s in self.spaces.items() if s.train.workers != 1 or "workers" in s.search]
+        if self.scheduler == "pbt" and several:
+            raise ValueError(f"pbt moves trainings of one worker only, and spaces.{several[0]} has several: take asha")
         return self
 
 

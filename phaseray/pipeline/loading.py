@@ -3,7 +3,8 @@
 An epoch is cut into windows of a few files of one shape. Windows come in seeded order, rows within
 a window are shuffled, and each window is cut into steps of batch_size * world crystals, of which
 every rank takes its share. So only a window is in memory at a time, the order depends on (seed,
-epoch) alone, and ranks can never disagree on the number of steps.
+epoch) alone, and ranks can never disagree on the number of steps. A split that is no larger than a
+window is read once and kept: what a process reads for one epoch it has for the next.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +127,25 @@ class Dataset:
             the rest of the epoch; with others, the rest is dealt out anew.
         """
         windows = self._windows(split, batch_size, seed, epoch, rank, world, shuffle, voxels, skip)
-        through_ray = self.streamed and _ray_runs()
-        tables = _stream(self.path, windows) if through_ray else (_read(self.path, w) for w in windows)
+        tables: Iterator[pa.Table]
+        if self._is_small(split):
+            files = tuple(sorted(f["file"] for f in self.info["files"] if f["split"] == split and f["rows"]))
+            kept = _kept(self.path, self.digest, files) if windows else {}
+            tables = (_ordered([kept[file] for file in w.files], w) for w in windows)
+        elif self.streamed and _ray_runs():
+            tables = _stream(self.path, windows)
+        else:
+            tables = (_read(self.path, w) for w in windows)
         for window, table in zip(windows, tables, strict=True):
             start = 0
             for rows in window.batches:
                 yield _batch(table.slice(start, len(rows)))
                 start += len(rows)
+
+    def _is_small(self, split: str) -> bool:
+        files = [f for f in self.info["files"] if f["split"] == split]
+        total: int = sum(int(f["rows"]) * _bytes(tuple(f["shape"])) for f in files)
+        return total <= WINDOW_BYTES
 
     def _windows(
         self, split: str, batch_size: int, seed: int, epoch: int, rank: int, world: int, shuffle: bool,
@@ -146,7 +160,7 @@ class Dataset:
         for shape, files in by_shape.items():
             size = batch_size if voxels is None else max(1, voxels // math.prod(shape))
             order = rng.permutation(len(files)) if shuffle else np.arange(len(files))
-            room = max(1, int(WINDOW_BYTES / (6 * np.prod(shape))))  # 4 bytes density, 2 amplitude
+            room = max(1, int(WINDOW_BYTES / _bytes(shape)))
             chosen: list[dict[str, Any]] = []
             for i, index in enumerate(order):
                 chosen.append(files[index])
@@ -171,19 +185,32 @@ def _cut(rows: np.ndarray, batch_size: int, rank: int, world: int) -> tuple[tupl
     return tuple(tuple(int(r) for r in step[rank::world]) for step in steps)
 
 
+def _bytes(shape: Shape) -> int:
+    """Of one crystal as float32: 4 a point for the density, 2 for the amplitudes."""
+    return 6 * math.prod(shape)
+
+
 def _read(path: str, window: _Window) -> pa.Table:
     """The rows of a window, in the order of its batches."""
+    return _ordered([_columns(path, file) for file in window.files], window)
+
+
+@lru_cache(maxsize=2)  # a split to train on and one to validate with
+def _kept(path: str, digest: str, files: tuple[str, ...]) -> dict[str, pa.Table]:
+    """The tables of some files, of the data set that has this digest now."""
+    return {file: _columns(path, file) for file in files}
+
+
+def _columns(path: str, file: str) -> pa.Table:
     columns = ["id", "amplitude", "density", "volume", "cell", "numbers", "positions", "formula", "space_group"]
-    columns += [name for name in ("amplitude_scale", "density_scale") if name in _names(path, window)]
-    tables = [pq.read_table(Path(path) / file, columns=columns, partitioning=None) for file in window.files]
+    names = pq.read_schema(Path(path) / file).names
+    columns += [name for name in ("amplitude_scale", "density_scale") if name in names]
     # the metadata of files differ (rejections); their columns do not
-    table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables])
-    return table.take(np.concatenate([np.asarray(b) for b in window.batches]))
+    return pq.read_table(Path(path) / file, columns=columns, partitioning=None).replace_schema_metadata(None)
 
 
-def _names(path: str, window: _Window) -> list[str]:
-    names: list[str] = pq.read_schema(Path(path) / window.files[0]).names
-    return names
+def _ordered(tables: list[pa.Table], window: _Window) -> pa.Table:
+    return pa.concat_tables(tables).take(np.concatenate([np.asarray(b) for b in window.batches]))
 
 
 def _ray_runs() -> bool:

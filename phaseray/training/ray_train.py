@@ -25,7 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from phaseray.config import ConfigError, RayConfig, TrackingConfig, TrainConfig, digest, to_yaml
+from phaseray.config import ConfigError, RayConfig, TrackingConfig, TrainConfig, to_yaml
 from phaseray.models import build_model, parameter_count
 from phaseray.pipeline.cluster import connected
 from phaseray.pipeline.loading import open_dataset
@@ -34,6 +34,7 @@ from phaseray.pipeline.storage import read_json, write_json, write_text
 from phaseray.tracking import Run, flat_params, prepare, registered_name, run_name, send_waiting
 from phaseray.training import checkpoint
 from phaseray.training.history import Epoch, epochs_since_best
+from phaseray.training.identity import enter
 from phaseray.training.lines import lines_to
 from phaseray.training.loop import NonFiniteLossError
 from phaseray.training.protocols import TrainingData
@@ -91,8 +92,8 @@ def train(
 ) -> TrainResult:
     """Train one network and write the best into `output`.
 
-    A training that was cut off goes on from its last epoch when the same is asked for once more; with
-    more epochs, or more time, a finished one goes on too.
+    A training that was cut off goes on from its last checkpoint when the same is asked for once more; with
+    more epochs, or more time, a finished one goes on too, unless its learning rate is laid out over its epochs.
 
     Parameters
     ----------
@@ -110,6 +111,8 @@ def train(
 
     Raises
     ------
+    ConfigError
+        `output` holds another training; says what differs.
     ValueError
         The data do not suit the network, training diverged, or a private cluster lacks the CPUs or GPUs.
     ray.train.TrainingFailedError
@@ -120,7 +123,8 @@ def train(
     seed = config.seed if config.seed is not None else seed
     check_trainable(config, data)
     name = name or run_name(config, seed)
-    key = _key(config, data, seed)
+    identity, changes = enter(output, config, data.digest, seed, name)
+    name, key = identity.name, identity.key
     done = _done(output, key, config, tracking)
     if done:
         send_waiting(output)
@@ -128,7 +132,8 @@ def train(
         return done
     write_text(output / "config.yaml", to_yaml(config))
     ray_config = ray or RayConfig()
-    progress(_opening(name, config, data))
+    for line in [*changes, _opening(name, config, data)]:
+        progress(line)
     with connected(ray_config):
         require_shared(output, *([Path(dataset) / "dataset.json"] if isinstance(dataset, str | Path) else []))
         private = ray_config.address is None and "RAY_ADDRESS" not in os.environ
@@ -138,7 +143,7 @@ def train(
         if private:
             # there is no one to take a private machine away
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        run = _tracked_run(tracking, config, data, dataset, output, seed, name, key)
+        run = _tracked_run(tracking, config, data, dataset, output, seed, name, key, changes)
         with run.ending() if run else nullcontext():
             result = _run(config, data, output / "ray", f"{name}-{key[:8]}", seed, run, progress, callbacks)
             summary = _finish(result, data, output, seed, name, key, run)
@@ -178,18 +183,6 @@ def _opening(name: str, config: TrainConfig, data: TrainingData) -> str:
     )
 
 
-def _key(config: TrainConfig, data: TrainingData, seed: int) -> str:
-    """Trainings of one key differ only in how long and on what they run: one may go on with the other."""
-    how_long_and_where = {
-        "epochs", "max_minutes", "early_stopping", "workers", "use_gpu", "threads_per_worker", "compile",
-        "max_failures", "checkpoint_every_steps", "keep_best", "seed",
-    }  # fmt: skip
-    if config.schedule != "constant":
-        # the learning rate of every step depends on how many there are to be
-        how_long_and_where -= {"epochs"}
-    return digest(config.model_dump(mode="json", exclude=how_long_and_where), data.digest, seed)
-
-
 def _check_resources(config: TrainConfig, private: bool, progress: Callable[[str], None]) -> None:
     """Ray would wait for ever for what a private cluster will never have."""
     have = ray.cluster_resources()
@@ -206,7 +199,7 @@ def _check_resources(config: TrainConfig, private: bool, progress: Callable[[str
 
 def _tracked_run(
     tracking_config: TrackingConfig | None, config: TrainConfig, data: TrainingData, dataset: Any, output: Path,
-    seed: int, name: str, key: str,
+    seed: int, name: str, key: str, changes: Sequence[str],
 ) -> Run | None:  # fmt: skip
     """The MLflow run of this training: that of before where it goes on."""
     if tracking_config is None:
@@ -218,6 +211,10 @@ def _tracked_run(
         if (before["uri"], before["key"]) == (store.uri, key):
             run = store.resume(before["run_id"])
             if run:
+                run.file(output / "config.yaml")
+                if changes:
+                    # params never change in MLflow
+                    run.tags({"changed": "; ".join(changes)})
                 return run
     run = store.start(
         run_name(config, seed),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phaseray.config import TrainConfig
+from phaseray.config import ConfigError, TrainConfig
 from phaseray.diffraction.grid import Shape
 from phaseray.models import build_model
 from phaseray.training import checkpoint
@@ -58,7 +61,13 @@ class TrainingState:
             self.averaged = averaged_copy(self.model)
 
     def call(self, network: nn.Module) -> None:
-        """What is called in training from now on."""
+        """What is called in training from now on; ConfigError where it is to be compiled and no compiler is there."""
+        if self.config.compile and self.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+            # torch itself would say so at the first step, at the end of many lines
+            raise ConfigError(
+                f"train.compile wants a C++ compiler, and {os.environ.get('CXX', 'g++')} is not to be found on "
+                f"{platform.node()}: install it, name another in CXX, or set train.compile=false"
+            )
         compiled: Any = torch.compile(network) if self.config.compile else network
         self.network = compiled
 

@@ -52,9 +52,19 @@ def run_trial(task: Trial, sampled: Mapping[str, Any]) -> None:
     quiet()
     config = training(task.config, sampled.get("point", sampled))
     place = task.place(tune.get_context().get_trial_id())
-    if config.workers != 1:
-        _train_on_workers(task, config, place)
-        return
+    try:
+        if config.workers != 1:
+            _train_on_workers(task, config, place)
+        else:
+            _train_here(task, config, place)
+    except NonFiniteLossError:
+        # reported, so that the search learns to keep away; as a failure it would tell nothing
+        best = read_json(place / "best.json") if (place / "best.json").exists() else {"epoch": 0, "score": WORST}
+        last = {"epoch": best["epoch"], "percent": 100, "score": best["score"], "now": WORST, "diverged": 1}
+        tune.report(last | {f"best/{k}": best[k] for k in ("map_cc", "val_loss", "epoch") if k in best})
+
+
+def _train_here(task: Trial, config: TrainConfig, place: Path) -> None:
     torch.set_num_threads(config.threads_per_worker or max(1, math.floor(task.config.cpus_per_trial)))
     # a trial has its own processor and no more: it reads for itself
     data = replace(open_dataset(task.dataset), streamed=False)
@@ -71,13 +81,7 @@ def run_trial(task: Trial, sampled: Mapping[str, Any]) -> None:
             state.save(folder)
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    try:
-        fit(state, data, on_epoch=on_epoch)
-    except NonFiniteLossError:
-        # reported, so that the search learns to keep away; as a failure it would tell nothing
-        best = read_json(place / "best.json") if (place / "best.json").exists() else {"score": WORST}
-        last = {"epoch": state.epoch, "percent": 100, "score": best["score"], "now": WORST, "diverged": 1}
-        tune.report(last)
+    fit(state, data, on_epoch=on_epoch)
 
 
 def map_cc(model: torch.nn.Module, meta: ModelMeta, data: Dataset, most: int) -> float:
@@ -130,6 +134,8 @@ class _Report(TuneReportCallback):  # type: ignore[misc]
         self.task, self.place = task, place
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint_: Any) -> None:
+        if checkpoint_ is None or "score" not in metrics[0]:
+            return  # a checkpoint within an epoch
         with checkpoint_.as_directory() as folder:
             model, meta = checkpoint.load_checkpoint(folder)
         data = replace(open_dataset(self.task.dataset), streamed=False)

@@ -60,6 +60,8 @@ def test_who_holds_all_cpus_gets_batches_all_the_same(data: Dataset) -> None:
     @ray.remote(num_cpus=int(ray.cluster_resources()["CPU"]))
     class Worker:
         def ids(self) -> list[str]:
+            # as of a split too large to be kept: it comes through Ray Data
+            setattr(loading.Dataset, "_is_small", lambda self, split: False)  # noqa: B010
             with ThreadPoolExecutor(1) as pool:
                 return pool.submit(
                     lambda: [i for batch in data.batches("train", 8, seed=5) for i in batch.ids]
@@ -70,6 +72,21 @@ def test_who_holds_all_cpus_gets_batches_all_the_same(data: Dataset) -> None:
         assert len(ray.get(worker.ids.remote(), timeout=60)) == data.count("train")
     finally:
         ray.kill(worker)
+
+
+def test_a_split_no_larger_than_a_window_is_read_once(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    columns = loading._columns
+    monkeypatch.setattr(loading, "_columns", lambda path, file: (read.append(file), columns(path, file))[1])
+    loading._kept.cache_clear()
+    kept = [list(data.batches("train", 8, seed=5, epoch=epoch)) for epoch in (1, 2)]
+    assert len(read) == len(set(read)) > 0
+    monkeypatch.setattr(loading, "_ray_runs", lambda: False)
+    monkeypatch.setattr(Dataset, "_is_small", lambda self, split: False)
+    for epoch, batches in zip((1, 2), kept, strict=True):
+        for a, b in zip(batches, data.batches("train", 8, seed=5, epoch=epoch), strict=True):
+            assert a.ids == b.ids
+            np.testing.assert_array_equal(a.density, b.density)
 
 
 @pytest.mark.parametrize("world", [2, 3])

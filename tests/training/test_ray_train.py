@@ -13,7 +13,7 @@ import torch
 import yaml
 from ray import cloudpickle
 
-from phaseray.config import TrackingConfig, TrainConfig, UNetConfig
+from phaseray.config import ConfigError, TrackingConfig, TrainConfig, UNetConfig
 from phaseray.training.checkpoint import load_checkpoint
 from phaseray.training.loop import NonFiniteLossError, fit
 from phaseray.training.ray_train import train
@@ -78,8 +78,12 @@ def test_one_worker_is_the_plain_loop_and_goes_on_where_it_ended(tmp_path):
     longer = SMALL.model_copy(update={"epochs": 5})
     again = train(longer, data, tmp_path, seed=3, tracking=TrackingConfig(), progress=lines.append)
     assert "going on after epoch 3" in lines
+    assert "train.epochs was 3, and is 5 from here on" in lines
     np.testing.assert_allclose(losses(tmp_path), plain(longer, data, seed=3), rtol=1e-12)
     assert again.run_id == result.run_id
+    with pytest.raises(ConfigError, match=r"train\.learning_rate: 0\.001 there, 0\.1 now"):
+        train(longer.model_copy(update={"learning_rate": 0.1}), data, tmp_path, seed=3)
+    assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 5
     _is_tracked(tmp_path, again)
 
 
@@ -91,6 +95,7 @@ def _is_tracked(output, result):
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "unet-d2-w4-lr1e-3-s3"
     assert run.data.params["model.depth"] == "2"
+    assert run.data.tags["changed"] == "train.epochs was 3, and is 5 from here on"
     assert run.data.tags["dataset_digest"] == result.dataset_digest
     assert run.data.metrics["best/val_loss"] == pytest.approx(result.best_val_loss)
     assert [m.step for m in client.get_metric_history(run.info.run_id, "val/loss")] == [1, 2, 3, 4, 5]

@@ -103,6 +103,11 @@ def test_trials_of_several_losses_are_not_ranked_by_loss():
         load(None, ["tune.spaces={unet: {search: {loss: [mse, mse_any_origin]}}}", "tune.metric=loss"])
 
 
+def test_trials_of_several_workers_are_no_population():
+    with pytest.raises(ConfigError, match="one worker only"):
+        load(None, ["tune.spaces={unet: {train: {workers: 2}}}", "tune.search=random", "tune.scheduler=pbt"])
+
+
 def test_spaces_come_back_from_their_yaml():
     assert TuneConfig.model_validate(yaml.safe_load(to_yaml(CONFIG))) == CONFIG
     assert SearchSpace().values() == {}

@@ -20,8 +20,11 @@ Method = Literal["network", "charge_flipping", "rrr", "zero", "hybrid"]
 METHODS: tuple[Method, ...] = get_args(Method)
 STARTS: dict[Method, int] = {"network": 8, "hybrid": 8, "charge_flipping": 16, "rrr": 16, "zero": 1}
 
-DOUBLING = 0.1
-"""Share of the misfit that a doubling of the group of symmetry may cost."""
+DOUBLING = {"misfit": 0.1, "residual": 0.01}
+"""Share of the network's misfit, or else of charge flipping's residual, that a doubling of the group may cost.
+
+The residual knows atoms less well: a false centre of inversion between nearly equal halves hardly changes it.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +176,10 @@ def finest(parents: NDArray[np.int64], probability: NDArray[np.float64], table: 
 
     A map and the same map with its symmetry are right or wrong together, and the probability hardly tells them
     apart; the true symmetry leaves the misfit much as it is, a false one does not. Each doubling of the group may
-    cost DOUBLING of the misfit.
+    cost DOUBLING of it.
     """
     family = np.flatnonzero(parents == parents[probability.argmax()])
-    misfit = np.asarray(table["misfit" if "misfit" in table else "residual"])[family]
+    name = "misfit" if "misfit" in table else "residual"
+    misfit = np.asarray(table[name])[family]
     order = np.asarray(table.get("order", np.zeros(len(parents))))[family]
-    return int(family[(np.log(misfit.clip(1e-6)) - np.log1p(DOUBLING) * order).argmin()])
+    return int(family[(np.log(misfit.clip(1e-6)) - np.log1p(DOUBLING[name]) * order).argmin()])

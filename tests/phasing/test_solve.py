@@ -165,6 +165,10 @@ def test_the_finest_of_a_family_is_taken():
     # a group of 4 for a tenth more misfit is the better map, one of 8 for four times as much is not
     assert solve.finest(parents, probability, {"misfit": misfit, "order": order}) == 3
     assert solve.finest(parents, probability, {"residual": misfit}) == 1
+    # a residual may grow by a hundredth for each doubling
+    assert solve.finest(parents, probability, {"residual": misfit, "order": order}) == 1
+    misfit[3] = 0.1015
+    assert solve.finest(parents, probability, {"residual": misfit, "order": order}) == 3
 
 
 def test_charge_flipping_puts_its_symmetry_in(quartz, data, solution):

@@ -127,7 +127,8 @@ def _tuner(task: Trial, tracked: Tracked | None, config: Config) -> Tuner:
         run_config=RunConfig(
             name="sweep",
             storage_path=str(storage),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            # of a population, trials take the checkpoints of others, which must not be gone by then
+            checkpoint_config=CheckpointConfig(num_to_keep=None if search.scheduler == "pbt" else 1),
             failure_config=FailureConfig(max_failures=1),
             callbacks=[SweepLog(search, tracked)],
             verbose=0,

@@ -22,7 +22,7 @@ from phaseray.pipeline.loading import Dataset, open_dataset
 from phaseray.pipeline.storage import read_json, write_json
 from phaseray.tracking.system import system_metrics
 from phaseray.training import checkpoint
-from phaseray.training.checkpoint import ModelMeta
+from phaseray.training.checkpoint import ModelMeta, load_checkpoint
 from phaseray.training.loop import NonFiniteLossError, fit, predict
 from phaseray.training.ray_train import train
 from phaseray.training.state import TrainingState
@@ -133,13 +133,13 @@ class _Report(TuneReportCallback):  # type: ignore[misc]
         super().__init__()
         self.task, self.place = task, place
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint_: Any) -> None:
-        if checkpoint_ is None or "score" not in metrics[0]:
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        if checkpoint is None or "score" not in metrics[0]:
             return  # a checkpoint within an epoch
-        with checkpoint_.as_directory() as folder:
-            model, meta = checkpoint.load_checkpoint(folder)
+        with checkpoint.as_directory() as folder:
+            model, meta = load_checkpoint(folder)
         data = replace(open_dataset(self.task.dataset), streamed=False)
-        super().after_report(run_context, [_measured(self.task, model, meta, data, self.place)], checkpoint_)
+        super().after_report(run_context, [_measured(self.task, model, meta, data, self.place)], checkpoint)
 
 
 def _train_on_workers(task: Trial, config: TrainConfig, place: Path) -> None:

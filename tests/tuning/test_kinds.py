@@ -1,4 +1,4 @@
-"""A search at random."""
+"""The other ways to search: at random, and trials of several workers; on one Ray."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ SPACES = f"""tune.spaces={{
         search: {{learning_rate: {{loguniform: [1.0e-4, 0.1]}}}}}},
   unet: {{train: {{model: {{kind: unet, width: 2, depth: 2}}, epochs: {EPOCHS}}},
          search: {{learning_rate: {{loguniform: [1.0e-4, 0.1]}}, model.width: [2, 4]}}}}}}"""
+WORKERS = """tune.spaces={unet: {
+  train: {model: {kind: unet, width: 2, depth: 2}, epochs: 2, workers: 2, checkpoint_every_steps: 1},
+  search: {learning_rate: [0.001, 0.01]}}}"""
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +49,20 @@ def swept(options: list[str], shards: Path, out: Path) -> tuple[Config, dict[str
     return config, summary, json.loads((out / "trials.json").read_text())
 
 
+def epochs_of(out: Path, trial: dict[str, Any]) -> list[int]:
+    record = out / "ray" / "sweep" / trial["trial_id"] / "result.json"
+    return [json.loads(line)["epoch"] for line in record.read_text().splitlines()]
+
+
 def test_random_trials_are_those_of_the_seed(shards: Path, tmp_path: Path):
     options = [SPACES, "tune.trials=4", "tune.search=random", "tune.scheduler=none"]
     config, summary, trials = swept(options, shards, tmp_path / "out")
     wanted = [point[point["space"]] for point in random_points(config.tune, config.seed)]
     assert sorted(map(str, wanted)) == sorted(str(t["values"]) for t in trials)
     assert summary["statuses"]["done"] == 4
+
+
+def test_a_trial_may_have_several_workers(shards: Path, tmp_path: Path):
+    _, summary, trials = swept([WORKERS, "tune.trials=2", "tune.max_concurrent=1"], shards, tmp_path / "out")
+    assert summary["statuses"]["done"] == 2
+    assert all(epochs_of(tmp_path / "out", t) == [1, 2] for t in trials)

@@ -22,8 +22,8 @@ from phaseray.phasing.problem import unit as unit_or_one
 from phaseray.phasing.symmetry import Projection
 
 __all__ = [
-    "Observed", "Settings", "State", "clean", "condition", "iterate", "misfit", "put_back", "random_state",
-    "solve_starts", "transform", "transform_back",
+    "Observed", "Settings", "State", "clean", "condition", "iterate", "misfit", "observed_of", "on_network_grid",
+    "put_back", "random_state", "settle", "solve_starts", "transform", "transform_back",
 ]  # fmt: skip
 
 Network = Callable[..., Tensor]

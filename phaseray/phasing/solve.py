@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from phaseray.diffraction.grid import Shape
 from phaseray.phasing import scoring
 from phaseray.phasing.problem import PhaseProblem, Starts
-from phaseray.phasing.rounds import ROUNDS, hybrid, network_rounds
+from phaseray.phasing.rounds import FLIPPED, ROUNDS, hybrid, network_rounds
 from phaseray.phasing.symmetrised import averaged
 
 Method = Literal["network", "charge_flipping", "rrr", "zero", "hybrid"]
 METHODS: tuple[Method, ...] = get_args(Method)
-STARTS: dict[Method, int] = {"network": 8, "hybrid": 8, "charge_flipping": 16, "rrr": 16, "zero": 1}
+STARTS: dict[Method, int] = {"network": 8, "hybrid": 8, "charge_flipping": FLIPPED, "rrr": 16, "zero": 1}
 
 DOUBLING = {"misfit": 0.1, "residual": 0.01}
 """Share of the network's misfit, or else of charge flipping's residual, that a doubling of the group may cost.

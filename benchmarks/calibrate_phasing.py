@@ -47,11 +47,12 @@ NAMES = (
 STARTS, MILESTONES, RIGHT = 16, (50, 200), 0.8
 NETWORK_RESOLUTIONS = (1.5, 2.0, 1.2, 1.5, 1.0, 1.8)
 LOW_RESOLUTIONS = (2.0, 1.8, 2.0)
-"""Of every second crystal of the validation split that is not molecular: there right maps are hardest to tell."""
+"""Of crystals of the validation split that are not molecular: there right maps are hardest to tell."""
 NETWORK_NAMES = (
     "misfit", "steadiness", "agreement", "following", "residual", "sayre", "negative", "patterson", "skewness",
     "kurtosis", "top", "symmetry", "rotations", "d_min", "d_min*misfit", "rotations*symmetry", "misfit*misfit",
     "sayre*sayre", "agreement*agreement", "symmetry*symmetry", "following*agreement", "following*symmetry",
+    "expected", "expected*expected", "d_min*expected", "expected*misfit",
 )  # fmt: skip
 UNUSED_SEED = 987_654
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--max-volume", type=float, default=600.0)
     parser.add_argument("--real", type=int, default=100)
     parser.add_argument("--artificial", type=int, default=50)
+    parser.add_argument("--validation", type=int, default=120, help="crystals of the last catalogue's validation split")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trained-on", type=Path, nargs="+", help="catalogues; needed for the network")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
@@ -218,8 +220,9 @@ def main() -> None:
     chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits, frozenset(known))
     if of_network:
         more = validation(catalogues, args.max_volume)
-        low = [c for c in more[1::2] if not has_c_and_h(c)]
-        chosen += more[::2] + low
+        every = max(1, len(more) // max(1, args.validation))
+        low = [c for c in more[every // 2 :: every] if not has_c_and_h(c)]
+        chosen += more[::every] + low
     if args.rows and args.rows.exists():
         with np.load(args.rows) as kept:
             joined = {name: kept[name] for name in kept.files}

@@ -332,6 +332,8 @@ class CleanerConfig(_Section):
     width: int = Field(default=64, ge=8, multiple_of=8, description="channels on blocks of 2 x 2 x 2 voxels")
     deep_width: int = Field(default=128, ge=8, multiple_of=8, description="channels one level below")
     blocks: tuple[int, int, int] = Field(default=(2, 2, 2), description="residual blocks before, at and after it")
+    patterson: bool = Field(default=False, description="also reads the Patterson function laid on the map")
+    judges: bool = Field(default=False, description="also tells how well the map given agrees with the truth")
 
 
 ModelConfig = Annotated[MlpConfig | UNetConfig | CleanerConfig, Field(discriminator="kind"), _kind_by_default("unet")]
@@ -356,6 +358,16 @@ class PhasingConfig(_Section):
     pool: int = Field(default=12, ge=1, description="batches of problems whose iterations are under way at a time")
     relax: tuple[Annotated[float, Field(ge=0, lt=2)], ...] = Field(
         default=(0.0, 0.5, 0.7, 0.9), min_length=1, description="over-relaxation of the iteration; one is drawn a batch"
+    )
+    judging: float = Field(default=0.5, ge=0, description="weight of the error in judging, for a network that judges")
+    resident: bool = Field(
+        default=False,
+        description="all crystals stay on the device; batches of all that need the same grid at the resolution drawn "
+        "(train.batch_voxels counts there), axes permuted. Wants train.steps_per_epoch",
+    )
+    favour: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="resident crystals that come up so many times as often as others, by the beginning of their ids",
     )
 
 
@@ -419,6 +431,12 @@ class TrainConfig(_Section):
         if isinstance(value, tuple) and value[0] > value[1]:
             raise ValueError(f"must be a number or [min, max], not {list(value)}")
         return value
+
+    @model_validator(mode="after")
+    def _resident(self) -> TrainConfig:
+        if self.phasing.resident and (self.steps_per_epoch is None or self.batch_voxels is None):
+            raise ValueError("phasing.resident wants steps_per_epoch and batch_voxels: there is no pass over the data")
+        return self
 
     @property
     def least_workers(self) -> int:

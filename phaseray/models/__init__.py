@@ -21,7 +21,13 @@ def build_model(config: ModelConfig, shape: Shape) -> nn.Module:
     if isinstance(config, MlpConfig):
         return MLP(shape, config.hidden)
     if isinstance(config, CleanerConfig):
-        return DensityCleaner(config.width, config.deep_width, config.blocks)
+        return DensityCleaner(
+            config.width,
+            config.deep_width,
+            config.blocks,
+            channels_in=4 if config.patterson else 2,
+            channels_out=2 if config.judges else 1,
+        )
     return UNet(config.width, config.depth, config.padding, config.norm)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +24,16 @@ from phaseray.phasing.problem import unit as unit_or_one
 from phaseray.phasing.symmetry import Projection
 
 __all__ = [
-    "Observed", "Settings", "State", "clean", "condition", "iterate", "misfit", "observed_of", "on_network_grid",
-    "put_back", "random_state", "settle", "solve_starts", "transform", "transform_back",
+    "Cleaned", "Observed", "Settings", "State", "clean", "condition", "iterate", "misfit", "observed_of",
+    "on_network_grid", "put_back", "random_state", "settle", "solve_starts", "superposed", "transform",
+    "transform_back",
 ]  # fmt: skip
 
 Network = Callable[..., Tensor]
 _AXES = (-3, -2, -1)
 _TINY = 1e-12
+_NO_VECTOR = 0.03  # of a Patterson function, over its origin
+_LEVEL = 2.0  # added to mean logarithms of it, which are mostly between -3 and -1
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,18 @@ class Observed:
     def condition(self) -> Tensor:
         return condition(self)
 
+    @cached_property
+    def vectors(self) -> Tensor:
+        """(B, 2, D, H, K) transforms of a Patterson function and of its logarithm.
+
+        Of |F| in place of |F|²: vectors between light atoms are seen beside those between heavy ones, and no
+        normalisation by resolution is needed. Where it is below 0.03 of its origin there is no vector.
+        """
+        P = transform_back(self.amplitude.to(torch.complex64), self.shape)
+        P = P / P[:, :1, :1, :1].clamp_min(_TINY)
+        logarithm = transform(torch.log(P.clamp_min(0) + _NO_VECTOR)).real
+        return torch.stack([self.amplitude, logarithm], 1)
+
 
 @dataclass(frozen=True)
 class State:
@@ -63,10 +80,13 @@ class State:
 
     coefficients : (B, D, H, K) complex64, measured amplitudes with the present phases
     cleaned : (B, D, H, W), what the network made of the map before; zeros at the start
+    expected
+        (B,) of a network that judges: how well it thought that map before to agree with the truth (correlation)
     """
 
     coefficients: Tensor
     cleaned: Tensor
+    expected: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +127,8 @@ def solve_starts(
     Returns
     -------
     Starts, with the features "misfit" (R between the amplitudes of the last cleaned map and the measured ones) and
-    "steadiness" (correlation of the last two maps: 1 where the iteration stands still).
+    "steadiness" (correlation of the last two maps: 1 where the iteration stands still); of a network that judges
+    also "expected", the correlation with the truth that it expected of the last map but one.
     """
     settings = settings or Settings()
     device = torch.device(device) if device is not None else problem.device
@@ -199,6 +220,8 @@ def _starts(
     shape = observed.shape
     steady = _correlation(transform_back(state.coefficients, shape), transform_back(before, shape))
     found = {"misfit": misfit(observed, state.cleaned), "steadiness": steady}
+    if state.expected is not None:
+        found["expected"] = state.expected
     # torch's sign to the crystallographic one, and to the grid of the problem
     phases = unit_or_one(resampled(state.coefficients.conj(), shape, problem.shape))
     return Starts(
@@ -282,28 +305,56 @@ def random_state(observed: Observed, seed: int) -> State:
     return State(observed.amplitude * unit(transform(noise)), torch.zeros_like(noise))
 
 
-def clean(network: Network, observed: Observed, state: State, told: Tensor) -> Tensor:
-    """(B, D, H, W): what the network makes of the present map."""
+class Cleaned(NamedTuple):
+    """What the network makes of a map.
+
+    density : (B, D, H, W)
+    expected : (B,) correlation with the truth that it expects of the map it was given, if it judges
+    """
+
+    density: Tensor
+    expected: Tensor | None = None
+
+
+def clean(network: Network, observed: Observed, state: State, told: Tensor) -> Cleaned:
+    """The network may read the map, what it made of the one before, and the Patterson function laid on the map."""
     x = transform_back(state.coefficients, observed.shape)
     x = x / x.square().mean(_AXES, keepdim=True).sqrt().clamp_min(_TINY)
-    return network(torch.stack([x, state.cleaned], 1), told)[:, 0].float()
+    maps = torch.cat([torch.stack([x, state.cleaned], 1), superposed(observed, x)], 1)
+    made = network(maps, told).float()
+    return Cleaned(made[:, 0], made[:, 1].mean(_AXES) if made.shape[1] > 1 else None)
+
+
+def superposed(observed: Observed, x: Tensor) -> Tensor:
+    """(B, 2, D, H, W): at each place the mean of the Patterson function over the vectors to the densest places.
+
+    An atom belongs where the vectors to all others are in the Patterson function. The first map is the mean of
+    the function itself (the sum function of Patterson methods, to unit rms); the second the mean of its logarithm
+    (their product function), which falls where but a few vectors are missing.
+    """
+    dense = x.clamp_min(0).square()
+    dense = dense / dense.sum(_AXES, keepdim=True).clamp_min(_TINY)
+    both = transform_back(transform(dense)[:, None] * observed.vectors, observed.shape)
+    sums, products = both.unbind(1)
+    sums = sums / sums.square().mean(_AXES, keepdim=True).sqrt().clamp_min(_TINY)
+    return torch.stack([sums, products + _LEVEL], 1)
 
 
 def put_back(
     observed: Observed,
     state: State,
-    cleaned: Tensor,
+    made: Cleaned,
     relax: float | Tensor,
     project: Callable[[Tensor], Tensor] | None = None,
 ) -> State:
-    """The state after `cleaned`, with measured amplitudes; missing reflections take the network's own values."""
-    G = transform(cleaned)
+    """The state after a map was cleaned, with measured amplitudes; missing ones take the network's own values."""
+    G = transform(made.density)
     if project is not None:
         G = project(G)
     scaled = scale(observed, G) * G
     Q = (1 + relax) * scaled - relax * state.coefficients
     X = torch.where(observed.measured, observed.amplitude * unit(Q), torch.where(observed.inside, scaled, 0))
-    return State(X, cleaned)
+    return State(X, made.density, made.expected)
 
 
 def scale(observed: Observed, G: Tensor) -> Tensor:

@@ -80,6 +80,7 @@ def fit(
     among = _Among(rank, world, add_up, decide)
     seen = state.seconds
     began = time.monotonic()
+    objective.begin(state, data)
     while state.epoch < config.epochs:
         over = config.max_minutes is not None and state.seconds > 60 * config.max_minutes
         stale = config.early_stopping is not None and epochs_since_best(state.history) >= config.early_stopping
@@ -100,10 +101,17 @@ def fit(
         val = None
         if data.count("val"):
             # dealt out by batches, so that the loss is of all crystals however many workers there are
-            held_out = data.batches(
-                "val", config.batch_size, seed=state.seed, epoch=0, shuffle=False, voxels=config.batch_voxels
-            )
-            mean = validate(state, islice(held_out, rank, None, world), objective=objective, rank=rank, world=world)
+            held_out = objective.held_out(state, rank, world)
+            if held_out is None:
+                held_out = islice(
+                    data.batches(
+                        "val", config.batch_size, seed=state.seed, epoch=0, shuffle=False, voxels=config.batch_voxels
+                    ),
+                    rank,
+                    None,
+                    world,
+                )
+            mean = validate(state, held_out, objective=objective, rank=rank, world=world)
             val = add_up(mean).value
         state.epoch += 1
         state.seconds = seen + time.monotonic() - began
@@ -203,7 +211,7 @@ def train_epoch(
     groups = iter(batches)
     while limit is None or limit > 0:
         began = time.monotonic()
-        visit = 0 if objective.wants_batch(state.cursor.steps) else state.cursor.steps % objective.visits
+        visit = objective.visit(state.cursor.steps)
         group = [None] * config.accumulate if visit else list(islice(groups, config.accumulate))
         waited = time.monotonic() - began
         if not group:
@@ -263,7 +271,7 @@ def _gradients(
     crystals = sum(len(batch.ids) for batch in group if batch is not None)
     mean = Mean()
     state.optimizer.zero_grad(set_to_none=True)
-    first = state.cursor.batches - (len(group) if visit else 0)
+    first = max(0, state.cursor.batches - (len(group) if visit else 0))
     for i, batch in enumerate(group):
         # gradients are summed over the workers once a step
         waits = i + 1 < len(group) and hasattr(state.network, "no_sync")

@@ -5,7 +5,7 @@ Legend: B crystals, C channels, D H W the sides of the grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from phaseray.config import TrainConfig
 from phaseray.training.inputs import network_input, target_scale, uncentred
 from phaseray.training.losses import LOSSES
-from phaseray.training.protocols import Batch
+from phaseray.training.protocols import Batch, TrainingData
 from phaseray.training.state import TrainingState
 
 __all__ = ["Network", "Objective", "RegressionObjective", "objective_of"]
@@ -34,8 +34,14 @@ class Objective(Protocol):
 
     visits: int
 
-    def wants_batch(self, step: int) -> bool:
-        """Whether the step with this number in its epoch needs batches; always where it is a multiple of `visits`."""
+    def begin(self, state: TrainingState, data: TrainingData) -> None:
+        """Called once, before the first step."""
+
+    def visit(self, step: int) -> int:
+        """0 where the step with this number in its epoch needs batches; else a number of its own among those steps."""
+
+    def held_out(self, state: TrainingState, rank: int, world: int) -> Iterable[Any] | None:
+        """What is validated with in place of the batches of the data, dealt out to the workers; None: the data."""
 
     def losses(
         self, state: TrainingState, batch: Any, network: Network, *, generator: torch.Generator, training: bool
@@ -62,8 +68,14 @@ class RegressionObjective:
 
     visits = 1
 
-    def wants_batch(self, step: int) -> bool:
-        return True
+    def begin(self, state: TrainingState, data: TrainingData) -> None:
+        pass
+
+    def visit(self, step: int) -> int:
+        return 0
+
+    def held_out(self, state: TrainingState, rank: int, world: int) -> Iterable[Any] | None:
+        return None
 
     def losses(
         self, state: TrainingState, batch: Batch, network: Network, *, generator: torch.Generator, training: bool

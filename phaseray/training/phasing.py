@@ -9,8 +9,9 @@ Legend: B crystals, D H W the sides of the grid, K = W // 2 + 1 the half of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from phaseray.config import PhasingConfig
 from phaseray.diffraction.grid import Shape
 from phaseray.phasing.network import (
+    Cleaned,
     Observed,
     Settings,
     State,
@@ -33,14 +35,16 @@ from phaseray.phasing.network import (
 )
 from phaseray.training.checkpoint import ModelMeta
 from phaseray.training.inputs import density_scale
-from phaseray.training.protocols import Amplitudes, CellBatch
+from phaseray.training.protocols import Amplitudes, CellBatch, TrainingData
+from phaseray.training.resident import ResidentCrystals, indices, reciprocal_metric
 from phaseray.training.state import TrainingState
 
-__all__ = ["PhasingObjective", "Problem", "aligned", "draw_problem", "phased", "reciprocal_metric", "spoilt_state"]
+__all__ = ["PhasingObjective", "Problem", "aligned", "draw_problem", "phased", "problem_of", "spoilt_state"]
 
 _AXES = (-3, -2, -1)
 _TINY = 1e-12
 _MULTIPLE = 4  # of the sides, for the network
+_HELD_OUT = 32  # batches of resident crystals that are validated with
 _LEAST_REFLECTIONS = 8  # that are not nearly extinct; with fewer there is nothing to learn
 
 
@@ -77,17 +81,35 @@ class PhasingObjective:
 
     The loss is the squared error against the true map, moved and inverted to fit the state and what the network
     makes of it, in units of the map's variance: 1 is that of a flat map. No gradient goes from one cycle to the next.
-    The pool is not part of a checkpoint: a training that goes on fills it anew, beginning with its first step (an epoch
-    that has no `steps_per_epoch` may then end up to `visits` steps sooner).
+    Batches come from the loop, or, with `config.resident`, from crystals that stay on the device: then the loop's are
+    not asked for. The pool is not part of a checkpoint: a training that goes on fills it anew, beginning with its first
+    step (an epoch that has no `steps_per_epoch` may then end up to `visits` steps sooner).
     """
 
     def __init__(self, config: PhasingConfig) -> None:
         self.config = config
         self.visits = config.visits
         self.pool: list[_UnderWay] = []
+        self.resident: dict[str, ResidentCrystals] = {}
 
-    def wants_batch(self, step: int) -> bool:
-        return not self.pool or step % self.visits == 0
+    def begin(self, state: TrainingState, data: TrainingData) -> None:
+        if self.config.resident:
+            splits = [split for split in ("train", "val") if data.count(split)]
+            self.resident = {s: ResidentCrystals(data, s, state.device, self.config.favour) for s in splits}
+            if absent := self.resident["train"].absent:
+                raise ValueError(
+                    f"train.phasing.favour names {', '.join(absent)}, and the id of no training crystal begins so"
+                )
+
+    def visit(self, step: int) -> int:
+        if self.config.resident:
+            return step + 1
+        return step % self.visits if self.pool else 0
+
+    def held_out(self, state: TrainingState, rank: int, world: int) -> Iterable[None] | None:
+        if not self.config.resident:
+            return None
+        return (None for _ in range(rank, _HELD_OUT, world))
 
     def losses(
         self,
@@ -99,31 +121,39 @@ class PhasingObjective:
         training: bool,
     ) -> Tensor:
         if not training:
-            assert batch is not None
-            return self._along(network, self._begun(state, batch, generator))
+            return self._along(network, self._begun(state, "val", batch, generator))
         taken = self._taken(state, batch, generator)
         before = taken.state
         if float(torch.rand(1, generator=generator, device=state.device)) < self.config.forgetting:
             before = State(before.coefficients, torch.zeros_like(before.cleaned))
-        losses_B, taken.state = _cycle(network, taken, before)
+        errors, taken.state = _cycle(network, taken, before)
+        losses_B = errors.cleaning if errors.judging is None else errors.cleaning + self.config.judging * errors.judging
         return losses_B * taken.problem.sound
 
     def _taken(self, state: TrainingState, batch: CellBatch | None, generator: torch.Generator) -> _UnderWay:
         """What this step learns from: a new batch, or one of those under way."""
-        if batch is None:
+        if batch is None and not (self.config.resident and (not self.pool or state.cursor.steps % self.visits == 0)):
             # the next in turn
             taken = self.pool.pop(0)
             self.pool.append(taken)
             return taken
         if len(self.pool) >= self.config.pool:
             self.pool.pop(int(torch.randint(len(self.pool), (1,), generator=generator, device=state.device)))
-        self.pool.append(self._begun(state, batch, generator))
+        self.pool.append(self._begun(state, "train", batch, generator))
         return self.pool[-1]
 
-    def _begun(self, state: TrainingState, batch: CellBatch, generator: torch.Generator) -> _UnderWay:
-        density_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device)
-        cell_B6 = torch.tensor(batch.cell, dtype=torch.float64, device=state.device)
-        problem = draw_problem(density_BDHW, cell_B6, state.d_min, self.config, generator)
+    def _begun(
+        self, state: TrainingState, split: str, batch: CellBatch | None, generator: torch.Generator
+    ) -> _UnderWay:
+        if batch is None:
+            assert state.config.batch_voxels is not None
+            d = _draw_d_min(state.d_min, self.config, generator)
+            some = self.resident[split].draw(d, self.config.points_per_d_min, state.config.batch_voxels, generator)
+            problem = problem_of(*some, d, self.config, generator)
+        else:
+            density_BDHW = torch.tensor(batch.density, dtype=torch.float32, device=state.device)
+            cell_B6 = torch.tensor(batch.cell, dtype=torch.float64, device=state.device)
+            problem = draw_problem(density_BDHW, cell_B6, state.d_min, self.config, generator)
         which = int(torch.randint(len(self.config.relax), (1,), generator=generator, device=state.device))
         at = spoilt_state(problem, generator, self.config.random_fraction)
         return _UnderWay(problem, problem.observed.condition(), at, self.config.relax[which])
@@ -132,18 +162,31 @@ class PhasingObjective:
         """(B,) mean losses of the first `visits` cycles."""
         total = torch.zeros_like(at.problem.sound)
         for _ in range(self.visits):
-            losses_B, at.state = _cycle(network, at, at.state)
-            total = total + losses_B / self.visits
+            errors, at.state = _cycle(network, at, at.state)
+            total = total + errors.cleaning / self.visits
         return total * at.problem.sound
 
 
-def _cycle(network: Callable[..., Tensor], at: _UnderWay, before: State) -> tuple[Tensor, State]:
-    """(B,) losses of what the network makes of a state, and the state that follows."""
+class _Errors(NamedTuple):
+    """(B,) of the cleaned map, in units of the truth's variance; and squared, of the correlation expected."""
+
+    cleaning: Tensor
+    judging: Tensor | None
+
+
+def _cycle(network: Callable[..., Tensor], at: _UnderWay, before: State) -> tuple[_Errors, State]:
+    """Errors of what the network makes of a state, and the state that follows."""
     observed = at.problem.observed
-    cleaned = clean(network, observed, before, at.told)
-    made = cleaned.detach()
-    target = aligned(at.problem.truth, transform_back(before.coefficients, observed.shape) + made, observed.shape)
-    return (cleaned - target).square().mean(_AXES), put_back(observed, before, made, at.relax)
+    made = clean(network, observed, before, at.told)
+    density = made.density.detach()
+    x = transform_back(before.coefficients, observed.shape)
+    target = aligned(at.problem.truth, x + density, observed.shape)
+    cleaning = (made.density - target).square().mean(_AXES)
+    judging = None
+    if made.expected is not None:
+        norm = (x.square().mean(_AXES) * target.square().mean(_AXES)).sqrt().clamp_min(_TINY)
+        judging = (made.expected - (x * target).mean(_AXES) / norm).square()
+    return _Errors(cleaning, judging), put_back(observed, before, Cleaned(density, made.expected), at.relax)
 
 
 @torch.no_grad()
@@ -168,17 +211,6 @@ def phased(model: nn.Module, batch: Amplitudes, meta: ModelMeta, cycles: int = 2
     return (maps * (scale_B / rms_B)[:, None, None, None]).cpu().numpy()
 
 
-def reciprocal_metric(cell_B6: Tensor) -> Tensor:
-    """(B, 6) cells in Å and degrees to (B, 3, 3) G* in Å⁻²: 1/d² = hᵀ G* h."""
-    edges = cell_B6[:, :3].double()
-    cosines = torch.cos(torch.deg2rad(cell_B6[:, 3:].double()))
-    ones = torch.ones_like(cosines[:, 0])
-    ca, cb, cg = cosines.unbind(1)
-    angles = torch.stack([ones, cg, cb, cg, ones, ca, cb, ca, ones], 1).view(-1, 3, 3)
-    metric: Tensor = torch.linalg.inv(angles * edges[:, :, None] * edges[:, None, :])
-    return metric
-
-
 def draw_problem(
     density_BDHW: Tensor, cell_B6: Tensor, data_d_min: float, drawing: PhasingConfig, generator: torch.Generator
 ) -> Problem:
@@ -187,21 +219,36 @@ def draw_problem(
     The grid is cut down to what the drawn resolution needs; the hand and the origin (also between grid points) are
     drawn as well, so that no grid point is special.
     """
-    device = density_BDHW.device
-    b = len(density_BDHW)
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(shape or (b,), generator=generator, device=device) * (high - low) + low
-
-    d = float(uniform(max(drawing.d_min[0], data_d_min), drawing.d_min[1], 1))
+    d = _draw_d_min(data_d_min, drawing, generator)
     edges = cell_B6[:, :3].amax(0).tolist()
     whole: Shape = tuple(density_BDHW.shape[1:])  # type: ignore[assignment]
     shape: Shape = tuple(
         min(n, _MULTIPLE * max(1, math.ceil(e * drawing.points_per_d_min / d / _MULTIPLE - 1e-9)))
         for e, n in zip(edges, whole, strict=True)
     )
-    F, hkl = _cut(transform(density_BDHW.float()), whole, shape)
-    metric = reciprocal_metric(cell_B6).to(F.real.dtype)
+    F = cut(transform(density_BDHW.float()), whole, shape)
+    return problem_of(F, reciprocal_metric(cell_B6), shape, d, drawing, generator)
+
+
+def _draw_d_min(data_d_min: float, drawing: PhasingConfig, generator: torch.Generator) -> float:
+    low, high = max(drawing.d_min[0], data_d_min), drawing.d_min[1]
+    return low + (high - low) * float(torch.rand(1, generator=generator, device=generator.device))
+
+
+def problem_of(
+    F: Tensor, metric_B33: Tensor, shape: Shape, d: float, drawing: PhasingConfig, generator: torch.Generator
+) -> Problem:
+    """A problem from coefficients (B, D, H, K) on the grid of the resolution `d`: all is drawn but that.
+
+    `metric_B33` is that of reciprocal space, Å⁻². What `F` holds beyond the resolution is left out.
+    """
+    device, b = F.device, len(F)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(shape or (b,), generator=generator, device=device) * (high - low) + low
+
+    hkl = indices(shape, device)
+    metric = metric_B33.to(F.real.dtype)
     inverse_d2 = torch.einsum("dhki,bij,dhkj->bdhk", hkl, metric, hkl)
     inside = (inverse_d2 <= 1 / d**2) & ~_nyquist(hkl, shape)
     inside[:, 0, 0, 0] = False
@@ -250,7 +297,7 @@ def aligned(truth_BDHK: Tensor, like_BDHW: Tensor, shape: Shape) -> Tensor:
     correlation = torch.where(inverted[:, None, None, None], inverse, as_is)
     shift = _maximum(correlation)
     T = torch.where(inverted[:, None, None, None], truth_BDHK.conj(), truth_BDHK)
-    hkl = _indices(shape, like_BDHW.device)
+    hkl = indices(shape, like_BDHW.device)
     # moving a map by t multiplies its coefficients (torch's sign) by exp(-2πi h·t)
     return transform_back(T * _translation(hkl, -shift), shape)
 
@@ -275,13 +322,6 @@ def _maximum(map_BDHW: Tensor) -> Tensor:
     return torch.stack(refined, 1)
 
 
-def _indices(shape: Shape, device: torch.device) -> Tensor:
-    """(D, H, K, 3) float32 Miller indices of a half grid."""
-    h, k = (torch.fft.fftfreq(n, 1 / n, device=device) for n in shape[:2])
-    l = torch.arange(shape[2] // 2 + 1, device=device, dtype=h.dtype)
-    return torch.stack(torch.meshgrid(h, k, l, indexing="ij"), -1)
-
-
 def _nyquist(hkl: Tensor, shape: Shape) -> Tensor:
     half = torch.tensor([n / 2 for n in shape], device=hkl.device)
     return (hkl.abs() == half).any(-1)
@@ -293,18 +333,18 @@ def _translation(hkl: Tensor, shift_B3: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
-def _cut(F: Tensor, whole: Shape, shape: Shape) -> tuple[Tensor, Tensor]:
-    """The coefficients that a smaller grid holds, and their indices; its Nyquist planes are still to be emptied."""
-    hkl = _indices(shape, F.device)
+def cut(F: Tensor, whole: Shape, shape: Shape) -> Tensor:
+    """The coefficients that a smaller grid holds; its Nyquist planes are still to be emptied."""
+    hkl = indices(shape, F.device)
     index = [hkl[..., axis].long() % whole[axis] for axis in (0, 1)]
-    return F[:, index[0], index[1], hkl[..., 2].long()], hkl
+    return F[:, index[0], index[1], hkl[..., 2].long()]
 
 
 def _friedel(values: Tensor, shape: Shape) -> Tensor:
     """Values on the l = 0 plane made the same for h and -h."""
     plane = values[..., 0]
     minus = plane.flip(1, 2).roll((1, 1), (1, 2))
-    hkl = _indices(shape, values.device)[:, :, 0]
+    hkl = indices(shape, values.device)[:, :, 0]
     first = (hkl[..., 0] > 0) | ((hkl[..., 0] == 0) & (hkl[..., 1] >= 0))
     out = values.clone()
     out[..., 0] = torch.where(first, plane, minus)

@@ -74,7 +74,7 @@ def test_missing_reflections_are_filled_in_and_measured_ones_kept(stibnite):
     )  # fmt: skip
     state = network.random_state(observed, 0)
     blob = torch.rand((1, *shape), generator=torch.Generator().manual_seed(1))
-    after = network.put_back(observed, state, blob, 0.7).coefficients
+    after = network.put_back(observed, state, network.Cleaned(blob), 0.7).coefficients
     torch.testing.assert_close(after.abs()[0][problem.measured], observed.amplitude[0][problem.measured])
     assert (after.abs()[0][problem.missing] > 0).all()
     assert (after[0][~(problem.measured | problem.missing)] == 0).all()
@@ -121,3 +121,24 @@ def test_another_kind_of_network_is_refused(tmp_path):
 def test_the_shipped_weights_are_small():
     parameters = sum(p.numel() for p in shipped_network().parameters())
     assert 2 * parameters < 8_000_000  # bytes, as they are stored in bfloat16
+
+
+def test_the_patterson_function_is_laid_on_the_densest_places(problem):
+    shape = (8, 12, 8)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((1, *shape), generator=generator)
+    measured = torch.ones((1, 8, 12, 5), dtype=torch.bool)
+    measured[:, 0, 0, 0] = False
+    amplitude = network.transform(torch.randn((1, *shape), generator=generator)).abs()
+    observed = network.Observed.of(amplitude, measured, measured, torch.tensor([D_MIN]), shape)
+    found = network.superposed(observed, x)
+    P = network.transform_back(observed.amplitude.to(torch.complex64), shape)[0]
+    logarithm = torch.log((P / P[0, 0, 0]).clamp_min(0) + 0.03)
+    w = x[0].clamp_min(0).square()
+    w = w / w.sum()
+    sums, products = torch.zeros(shape), torch.zeros(shape)
+    for y in torch.nonzero(w).tolist():
+        sums += w[tuple(y)] * P.roll(y, (0, 1, 2))
+        products += w[tuple(y)] * logarithm.roll(y, (0, 1, 2))
+    torch.testing.assert_close(found[0, 0], sums / sums.square().mean().sqrt(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found[0, 1], products + 2.0, atol=1e-3, rtol=1e-3)

@@ -11,9 +11,9 @@ from phaseray.training.phasing import (
     _friedel,
     aligned,
     draw_problem,
-    reciprocal_metric,
     spoilt_state,
 )
+from phaseray.training.resident import reciprocal_metric
 from phaseray.training.state import TrainingState
 from tests.training.memory_data import MemoryData, blobs
 
@@ -113,9 +113,9 @@ def test_problems_stay_and_their_iterations_go_on():
     def step(batch):
         return objective.losses(state, batch, state.network, generator=generator, training=True)
 
-    assert objective.wants_batch(0)
+    assert objective.visit(0) == 0
     step(blobs(SHAPE, 4, 1))
-    assert [objective.wants_batch(i) for i in range(4)] == [True, False, False, True]
+    assert [objective.visit(i) for i in range(4)] == [0, 1, 2, 0]
     first = objective.pool[0]
     before = first.state.coefficients
     step(None)

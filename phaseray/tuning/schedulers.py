@@ -25,9 +25,10 @@ def scheduler(config: TuneConfig, seed: int) -> TrialScheduler:
             grace_period=max(1, int(100 * config.grace)), reduction_factor=config.reduction_factor,
         ).sparing(config)  # fmt: skip
     if config.scheduler == "pbt":
+        # all wait for one another: left to itself, a trial takes over from one that waits its turn, again and again
         return PopulationBasedTraining(
             time_attr="epoch", metric="now", mode="max", perturbation_interval=config.perturbation_epochs,
-            custom_explore_fn=Explore(config, seed),
+            custom_explore_fn=Explore(config, seed), synch=True,
         )  # fmt: skip
     return FIFOScheduler()
 

@@ -62,6 +62,17 @@ def test_random_trials_are_those_of_the_seed(shards: Path, tmp_path: Path):
     assert summary["statuses"]["done"] == 4
 
 
+def test_a_population_goes_on_from_its_best(shards: Path, tmp_path: Path):
+    options = [SPACES, "tune.trials=4", "tune.search=random", "tune.scheduler=pbt", "tune.max_concurrent=4"]
+    options += ["tune.perturbation_epochs=1"]
+    config, summary, trials = swept(options, shards, tmp_path / "out")
+    assert summary["statuses"]["done"] == len(trials) == 4
+    started = [str(point) for point in random_points(config.tune, config.seed)]
+    # who lags behind takes the network, the epochs and, somewhat changed, the values of one that leads
+    assert [t for t in trials if str({"space": t["space"], t["space"]: t["values"]}) not in started]
+    assert all(epochs_of(tmp_path / "out", t)[-1] == EPOCHS for t in trials)
+
+
 def test_a_trial_may_have_several_workers(shards: Path, tmp_path: Path):
     _, summary, trials = swept([WORKERS, "tune.trials=2", "tune.max_concurrent=1"], shards, tmp_path / "out")
     assert summary["statuses"]["done"] == 2

@@ -9,7 +9,7 @@ they return in `Starts.phases` obeys these signs. No origin is fixed: every tran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -241,6 +241,9 @@ class Starts:
     parent : (S,) int array or None
         Of what was made from another start (the map with its symmetry put in), that start; a start is its own
         parent. None: all are.
+    made_by : (method, number) of one start after the other
+        Where more than one method made them: each is judged by its own standards. What a method does not know of a
+        start is NaN among the features.
     """
 
     phases: Tensor
@@ -249,6 +252,7 @@ class Starts:
     cycles: int = 0
     seconds: float = 0.0
     parent: NDArray[np.int64] | None = None
+    made_by: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return int(self.phases.shape[0])
@@ -257,6 +261,21 @@ class Starts:
     def parents(self) -> NDArray[np.int64]:
         """(S,)"""
         return np.arange(len(self)) if self.parent is None else self.parent
+
+    def of_each_method(self) -> Iterator[tuple[str, Starts]]:
+        """The starts of each of `made_by`, by themselves."""
+        first = 0
+        for method, number in self.made_by:
+            own = slice(first, first + number)
+            yield (
+                method,
+                Starts(
+                    phases=self.phases[own],
+                    features={k: v[own] for k, v in self.features.items() if not np.isnan(v[own]).all()},
+                    parent=self.parents[own] - first,
+                ),
+            )
+            first += number
 
 
 def grid_shape(cell: ArrayLike, d_min: float, points_per_d_min: float = POINTS_PER_D_MIN) -> Shape:

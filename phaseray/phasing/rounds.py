@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from phaseray.phasing import charge_flipping, network, scoring
@@ -70,15 +71,26 @@ def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limi
     """Charge flipping, for half of the time; where it has no probable solution, the network as well."""
     half = None if time_limit is None else time_limit / 2
     flipped = charge_flipping.solve_starts(problem, FLIPPED, seed, half)
-    if flipped.solved is not None and flipped.solved.any():
-        return averaged(problem, flipped, "charge_flipping")
+    converged = flipped.solved is not None and bool(flipped.solved.any())
+    flipped = averaged(problem, flipped, "charge_flipping")
+    if converged:
+        return flipped
     rest = None if time_limit is None else max(time_limit - flipped.seconds, 1e-3)
     learned = network_rounds(problem, starts, rounds, seed, rest)
-    # features that only one of the two knows cannot judge both; what was made of a start counts among all starts
     n = len(flipped)
     return Starts(
         phases=torch.cat([flipped.phases, learned.phases]),
+        features=_of_both(flipped, learned),
         cycles=flipped.cycles + learned.cycles,
         seconds=flipped.seconds + learned.seconds,
-        parent=np.concatenate([np.arange(n), learned.parents + n]),
+        parent=np.concatenate([flipped.parents, learned.parents + n]),
+        made_by=(("charge_flipping", n), ("network", len(learned))),
     )
+
+
+def _of_both(first: Starts, second: Starts) -> dict[str, NDArray[np.float64]]:
+    def values(starts: Starts, name: str) -> NDArray[np.float64]:
+        return np.asarray(starts.features.get(name, np.full(len(starts), np.nan)), float)
+
+    names = {**first.features, **second.features}
+    return {name: np.concatenate([values(first, name), values(second, name)]) for name in names}

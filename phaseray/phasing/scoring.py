@@ -78,8 +78,14 @@ def features(problem: PhaseProblem, phases: Tensor, parents: NDArray[np.int64] |
 def judge(problem: PhaseProblem, found: Starts, method: str) -> tuple[NDArray[np.float64], Features]:
     """(S,) probability that each start is right, and the features it was made of: computed here, or the method's own.
 
-    A method has the calibration of its name where the package has one, and that of charge flipping otherwise.
+    A method has the calibration of its name where the package has one, and that of charge flipping otherwise. Starts of
+    several methods are judged each with its like.
     """
+    if found.made_by:
+        judged = [judge(problem, own, by) for by, own in found.of_each_method()]
+        names = {name for _, table in judged for name in table}
+        whole = {name: np.concatenate([t.get(name, np.full(len(p), np.nan)) for p, t in judged]) for name in names}
+        return np.concatenate([p for p, _ in judged]), whole
     table = features(problem, found.phases, found.parents)
     table |= {name: np.asarray(values, float) for name, values in found.features.items()}
     named = method if (calibration.FOLDER / f"{method}.json").exists() else "charge_flipping"

@@ -164,7 +164,7 @@ def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> S
         probability=p,
         seconds=time.perf_counter() - began,
         method=method,
-        features={name: float(np.broadcast_to(values, probability.shape)[best]) for name, values in table.items()},
+        features={name: float(v[best]) for name, v in table.items() if np.isfinite(v[best])},
         starts=int(starts.sum()),
         start=best,
         agreeing=int((same & starts).sum()),
@@ -179,7 +179,8 @@ def finest(parents: NDArray[np.int64], probability: NDArray[np.float64], table: 
     cost DOUBLING of it.
     """
     family = np.flatnonzero(parents == parents[probability.argmax()])
-    name = "misfit" if "misfit" in table else "residual"
+    # starts of one family are of one method
+    name = "misfit" if "misfit" in table and np.isfinite(table["misfit"][family]).all() else "residual"
     misfit = np.asarray(table[name])[family]
-    order = np.asarray(table.get("order", np.zeros(len(parents))))[family]
+    order = np.nan_to_num(np.asarray(table.get("order", np.zeros(len(parents))))[family])
     return int(family[(np.log(misfit.clip(1e-6)) - np.log1p(DOUBLING[name]) * order).argmin()])

@@ -1,9 +1,10 @@
-"""Coverage-guided fuzzing of the CIF reader: atheris looks for inputs that take new ways through our code.
+"""Coverage-guided fuzzing of the readers: atheris looks for inputs that take new ways through our code.
 
     pip install atheris
-    python -m tests.fuzz.guided CORPUS_FOLDER -runs=20000 -max_len=4096 -timeout=5
+    python -m tests.fuzz.guided cif CORPUS_FOLDER -runs=20000 -max_len=4096 -timeout=5
+    python -m tests.fuzz.guided reflections CORPUS_FOLDER -runs=20000 -max_len=4096 -timeout=5
 
-The options are libFuzzer's; what it finds it writes beside the corpus as crash-…, and ends.
+The options are libFuzzer's; new inputs go into the corpus. What it finds it writes here as crash-…, and ends.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["phaseray"]):
-    from phaseray.sources import read_cif
-
-from tests.fuzz.fuzz import judge
+    from tests.fuzz.fuzz import READERS, judge
 
 
-def one(content: bytes) -> None:
-    outcome, wrong, _ = judge(read_cif, content)
-    if wrong:
-        raise AssertionError(f"{outcome}: {wrong}")
+def main() -> None:
+    read = READERS[sys.argv.pop(1)]
+
+    def one(content: bytes) -> None:
+        outcome, wrong, _ = judge(read, content)
+        if wrong:
+            raise AssertionError(f"{outcome}: {wrong}")
+
+    atheris.Setup(sys.argv, one)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, one)
-    atheris.Fuzz()
+    main()

@@ -23,7 +23,8 @@ SMALL = (
     "ingest.sources=[{kind: symmetric, count: 40, volume: [60.0, 240.0]}, "
     "{kind: synthetic, count: 20, edge: [4.0, 6.0]}]",
     "ingest.limits.max_volume=250", "ingest.split.val=0.1", "generate.d_min=1.3",
-    "train.model={kind: cleaner, width: 16, deep_width: 16, blocks: [1, 1, 1]}",
+    "train.model={kind: cleaner, width: 16, deep_width: 16, blocks: [1, 1, 1], patterson: true, judges: true}",
+    "train.phasing.visits=2", "train.phasing.favour={symmetric: 2}",
     "train.steps_per_epoch=2", "train.epochs=1", "train.warmup_steps=1", "train.batch_voxels=8000",
     "train.threads_per_worker=1",
 )  # fmt: skip
@@ -54,3 +55,4 @@ def test_the_whole_way(tmp_path, ray_cluster):
     assert found.phases.shape[0] == 2
     assert found.cycles == 3
     assert np.isfinite(found.features["misfit"]).all()
+    assert np.isfinite(found.features["expected"]).all()

@@ -9,7 +9,7 @@ import torch
 from phaseray.diffraction.ambiguity import move_origin
 from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.phasing import calibration, scoring
-from phaseray.phasing.problem import PhaseProblem, unit
+from phaseray.phasing.problem import PhaseProblem, Starts, unit
 from tests.strategies import CELLS, random_crystal
 
 
@@ -82,3 +82,20 @@ def test_calibrations_are_written_and_read(tmp_path):
         again.probability({"x": x})
     with pytest.raises(ValueError, match="no calibration"):
         calibration.load("nothing")
+
+
+def test_starts_of_two_methods_are_judged_each_by_its_own_standards(solved):
+    problem, phases = solved
+    flipped = Starts(torch.cat([phases[None], problem.random_phases(2, 0)]))
+    known = {name: np.array([0.1, 0.4]) for name in ("misfit", "steadiness", "symmetry", "rotations", "expected")}
+    learned = Starts(problem.random_phases(2, 1), known)
+    both = Starts(
+        torch.cat([flipped.phases, learned.phases]),
+        {name: np.concatenate([np.full(3, np.nan), values]) for name, values in known.items()},
+        made_by=(("charge_flipping", 3), ("network", 2)),
+    )
+    p, table = scoring.judge(problem, both, "hybrid")
+    np.testing.assert_array_equal(p[:3], scoring.judge(problem, flipped, "charge_flipping")[0])
+    np.testing.assert_array_equal(p[3:], scoring.judge(problem, learned, "network")[0])
+    assert np.isnan(table["misfit"][:3]).all()
+    assert table["misfit"][3:].tolist() == [0.1, 0.4]

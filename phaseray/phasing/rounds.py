@@ -71,9 +71,8 @@ def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limi
     """Charge flipping, for half of the time; where it has no probable solution, the network as well."""
     half = None if time_limit is None else time_limit / 2
     flipped = charge_flipping.solve_starts(problem, FLIPPED, seed, half)
-    converged = flipped.solved is not None and bool(flipped.solved.any())
     flipped = averaged(problem, flipped, "charge_flipping")
-    if converged:
+    if scoring.judge(problem, flipped, "charge_flipping")[0].max() >= ENOUGH:
         return flipped
     rest = None if time_limit is None else max(time_limit - flipped.seconds, 1e-3)
     learned = network_rounds(problem, starts, rounds, seed, rest)

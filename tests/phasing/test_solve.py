@@ -137,7 +137,7 @@ def test_the_symmetry_of_the_best_maps_is_put_in(quartz, monkeypatch):
 
     def tried(problem, starts, seed, time_limit, device, watch):
         phases = unit(truth + 0.5 * problem.random_phases(starts, seed))
-        features = {"misfit": np.full(starts, 0.3), "steadiness": np.ones(starts)}
+        features = {"misfit": np.full(starts, 0.3), "steadiness": np.ones(starts), "expected": np.full(starts, 0.7)}
         return Starts(phases, features, cycles=60, seconds=1.0)
 
     monkeypatch.setattr(network, "solve_starts", tried)

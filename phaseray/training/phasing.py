@@ -36,14 +36,13 @@ from phaseray.phasing.network import (
 from phaseray.training.checkpoint import ModelMeta
 from phaseray.training.inputs import density_scale
 from phaseray.training.protocols import Amplitudes, CellBatch, TrainingData
-from phaseray.training.resident import ResidentCrystals, indices, reciprocal_metric
+from phaseray.training.resident import MULTIPLE, ResidentCrystals, indices, reciprocal_metric
 from phaseray.training.state import TrainingState
 
 __all__ = ["PhasingObjective", "Problem", "aligned", "draw_problem", "phased", "problem_of", "spoilt_state"]
 
 _AXES = (-3, -2, -1)
 _TINY = 1e-12
-_MULTIPLE = 4  # of the sides, for the network
 _HELD_OUT = 32  # batches of resident crystals that are validated with
 _LEAST_REFLECTIONS = 8  # that are not nearly extinct; with fewer there is nothing to learn
 
@@ -223,10 +222,10 @@ def draw_problem(
     edges = cell_B6[:, :3].amax(0).tolist()
     whole: Shape = tuple(density_BDHW.shape[1:])  # type: ignore[assignment]
     shape: Shape = tuple(
-        min(n, _MULTIPLE * max(1, math.ceil(e * drawing.points_per_d_min / d / _MULTIPLE - 1e-9)))
+        min(n, MULTIPLE * max(1, math.ceil(e * drawing.points_per_d_min / d / MULTIPLE - 1e-9)))
         for e, n in zip(edges, whole, strict=True)
     )
-    F = cut(transform(density_BDHW.float()), whole, shape)
+    F = _cut(transform(density_BDHW.float()), whole, shape)
     return problem_of(F, reciprocal_metric(cell_B6), shape, d, drawing, generator)
 
 
@@ -333,7 +332,7 @@ def _translation(hkl: Tensor, shift_B3: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
-def cut(F: Tensor, whole: Shape, shape: Shape) -> Tensor:
+def _cut(F: Tensor, whole: Shape, shape: Shape) -> Tensor:
     """The coefficients that a smaller grid holds; its Nyquist planes are still to be emptied."""
     hkl = indices(shape, F.device)
     index = [hkl[..., axis].long() % whole[axis] for axis in (0, 1)]

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phaseray.diffraction.grid import Shape
+from phaseray.phasing.problem import LEAST_SIDE
 from phaseray.training.protocols import TrainingData
 
-__all__ = ["ResidentCrystals", "indices", "reciprocal_metric"]
+__all__ = ["MULTIPLE", "ResidentCrystals", "indices", "reciprocal_metric"]
 
-_MULTIPLE = 4  # of the sides, for the network
-_LEAST = 8  # points a side
+MULTIPLE = 4  # of the sides, for the network
 _READ = 4_000_000  # grid points that are read at once
-_MOST = 1 << 20  # points a side
+_MOST = 1 << 20  # points a side, to tell shapes by one number
 _RARE = 0.25  # of a full batch: groups of fewer crystals come up less often than their crystals would
 
 
@@ -85,8 +85,8 @@ class ResidentCrystals:
         voxels : grid points of the batch at most; it has one crystal at least
         """
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
-        sides = _MULTIPLE * np.ceil(self.edges * points_per_d_min / d_min / _MULTIPLE - 1e-9).astype(np.int64)
-        sides = np.minimum(np.maximum(sides, _LEAST), self.shapes)
+        sides = MULTIPLE * np.ceil(self.edges * points_per_d_min / d_min / MULTIPLE - 1e-9).astype(np.int64)
+        sides = np.minimum(np.maximum(sides, LEAST_SIDE), self.shapes)
         # equal sides in either order
         order = np.argsort(sides + rng.random(sides.shape), axis=1)
         ordered = np.take_along_axis(sides, order, 1)

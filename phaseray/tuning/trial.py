@@ -81,7 +81,7 @@ def _train_here(task: Trial, config: TrainConfig, place: Path) -> None:
             state.save(folder)
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    if state.epoch >= config.epochs:
+    if task.config.scheduler == "pbt" and state.epoch >= config.epochs:
         # taken over from one of a population that has come to its end: there is nothing to train, but this to tell
         on_epoch(state)
     fit(state, data, on_epoch=on_epoch)

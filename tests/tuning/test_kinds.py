@@ -1,4 +1,4 @@
-"""The other ways to search: at random, and trials of several workers; on one Ray."""
+"""The other ways to search: at random, a population, and trials of several workers; on one Ray."""
 
 from __future__ import annotations
 

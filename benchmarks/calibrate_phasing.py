@@ -3,11 +3,13 @@
     python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/charge_flipping.json
     python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/network.json --method network \
         --trained-on runs/catalogue --rows rows.npz
+    python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/atoms.json --method atoms \
+        --trained-on runs/catalogue --rows atoms.npz
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
-molecular ones and others in turn, and as many artificial ones as asked for. For the network, only those whose formula
-is not in the catalogues that it was trained on, artificial ones of a seed that no training uses, and the validation
-split of the last catalogue. Each is tried at one resolution in turn.
+molecular ones and others in turn, and as many artificial ones as asked for. For the network, and the atoms found in its
+maps, only those whose formula is not in the catalogues that it was trained on, artificial ones of a seed that no
+training uses, and the validation split of the last catalogue. Each is tried at one resolution in turn.
 """
 
 from __future__ import annotations
@@ -54,6 +56,9 @@ NETWORK_NAMES = (
     "sayre*sayre", "agreement*agreement", "symmetry*symmetry", "following*agreement", "following*symmetry",
     "expected", "expected*expected", "d_min*expected", "expected*misfit",
 )  # fmt: skip
+ATOMS_NAMES = ("criterion", "excess", "criterion*excess", "agreement")
+TIME_LIMIT = 10.0
+"""Seconds, as `phaseray benchmark-phasing` has: hard crystals would take minutes."""
 UNUSED_SEED = 987_654
 
 
@@ -106,7 +111,7 @@ def formulas(catalogue: Path, split: str | None = None) -> list[str]:
     return found
 
 
-def rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Features, np.ndarray]]:
+def rows(crystal: Crystal, d_min: float, seed: int, method: str) -> list[tuple[scoring.Features, np.ndarray]]:
     """Features, and map_cc with the truth, of the finished starts at each milestone."""
     problem = PhaseProblem.from_crystal(crystal, d_min)
     truth = truth_of(crystal, problem)
@@ -135,24 +140,28 @@ def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
     return cc
 
 
-def network_rows(crystal: Crystal, d_min: float, seed: int) -> list[tuple[scoring.Features, np.ndarray]]:
-    """Features, and map_cc with the truth, of the starts of the shipped network."""
+def network_rows(crystal: Crystal, d_min: float, seed: int, made_by: str) -> list[tuple[scoring.Features, np.ndarray]]:
+    """Features, and map_cc with the truth, of the starts of the shipped network, or of the atoms found in them."""
     problem = PhaseProblem.from_crystal(crystal, d_min)
-    found = solve.solve_starts(problem, "network", None, seed, None)
-    pair = torch.cat([found.phases, truth_of(crystal, problem)[None]])
-    right = _map_cc(problem, pair)
-    table = scoring.features(problem, found.phases, found.parents) | dict(found.features) | {"parent": found.parents}
-    return [(table | {"d_min": np.full(len(right), d_min)}, right)]
+    every = solve.solve_starts(problem, "network", None, seed, TIME_LIMIT if made_by == "atoms" else None)
+    for method, found in every.of_each_method():
+        if method == made_by:
+            pair = torch.cat([found.phases, truth_of(crystal, problem)[None]])
+            right = _map_cc(problem, pair)
+            table = scoring.features(problem, found.phases, found.parents) | dict(found.features)
+            return [(table | {"parent": found.parents, "d_min": np.full(len(right), d_min)}, right)]
+    return []
 
 
 def measured(
-    chosen: list[Crystal], resolutions: list[float], of_network: bool, seed: int, workers: int
+    chosen: list[Crystal], resolutions: list[float], method: str, seed: int, workers: int
 ) -> dict[str, np.ndarray]:
     """Features of all starts of all crystals, with "map_cc" and the number of the "crystal"."""
     began, table, cc, owner = time.perf_counter(), [], [], []
-    tasks = [(crystal, resolutions[i], seed + i) for i, crystal in enumerate(chosen)]
+    tasks = [(crystal, resolutions[i], seed + i, method) for i, crystal in enumerate(chosen)]
+    work = rows if method == "charge_flipping" else network_rows
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        for i, found in enumerate(pool.map(network_rows if of_network else rows, *zip(*tasks, strict=True))):
+        for i, found in enumerate(pool.map(work, *zip(*tasks, strict=True))):
             for features, right in found:
                 table.append(features)
                 cc.append(right)
@@ -206,15 +215,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--rows", type=Path, help="keep the features here; where the file is there, take them from it")
     parser.add_argument("--figure", type=Path, help="said against found, as a picture")
-    parser.add_argument("--method", choices=("charge_flipping", "network"), default="charge_flipping")
+    parser.add_argument("--method", choices=("charge_flipping", "network", "atoms"), default="charge_flipping")
     args = parser.parse_args()
-    of_network = args.method == "network"
+    of_network = args.method != "charge_flipping"
     if of_network and args.trained_on is None:
-        parser.error("--method network needs --trained-on: what was trained on must not be calibrated on")
+        parser.error(f"--method {args.method} needs --trained-on: what was trained on must not be calibrated on")
     catalogues = args.trained_on if of_network else []
     known = [f for c in catalogues for f in formulas(c)]
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
-    names, starts = (NETWORK_NAMES, f"{solve.STARTS['network']} or more") if of_network else (NAMES, STARTS)
+    starts = f"{solve.STARTS['network']} or more" if of_network else STARTS
+    names = {"charge_flipping": NAMES, "network": NETWORK_NAMES, "atoms": ATOMS_NAMES}[args.method]
     seed = UNUSED_SEED if of_network else args.seed
     splits = ("train", "val")
     chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits, frozenset(known))
@@ -230,10 +240,12 @@ def main() -> None:
         resolutions = [tried[i % len(tried)] for i in range(len(chosen))]
         if of_network:
             resolutions[-len(low) :] = [LOW_RESOLUTIONS[i % len(LOW_RESOLUTIONS)] for i in range(len(low))]
-        joined = measured(chosen, resolutions, of_network, args.seed, args.workers)
+        joined = measured(chosen, resolutions, args.method, args.seed, args.workers)
         if args.rows:
             np.savez_compressed(args.rows, **joined)
     right, crystal_of = joined.pop("map_cc") >= RIGHT, joined.pop("crystal")
+    # a crystal may have no row
+    crystal_of = np.unique(crystal_of, return_inverse=True)[1]
     # starts of one crystal are not independent
     weight = 4 / np.bincount(crystal_of)[crystal_of]
     held_out = np.zeros(len(right))

@@ -116,11 +116,11 @@ def coefficients(
         return None
     hkl, f, s2 = hkl[used], f[used], s2[used]
     typical = form_factors([(_TYPICAL, 0)], s2, xp=np, dtype=np.float64)[0] / _TYPICAL
-    falling = typical * np.exp(-_overall_b(abs(f) / typical, s2) * s2)
+    falling = typical * np.exp(-overall_b(abs(f) / typical, s2) * s2)
     return Coefficients(lattice, hkl, f, s2, falling, falling ** (-2 * WEIGHT))
 
 
-def _overall_b(size: Floats, s2: Floats) -> float:
+def overall_b(size: Floats, s2: Floats) -> float:
     """B in Å² of <|F|²> = k exp(-2 B s²), by the logarithms of its means in shells (Wilson 1942)."""
     shells = np.array_split(np.argsort(s2, kind="stable"), max(2, min(20, len(s2) // 20)))
     x = np.array([s2[shell].mean() for shell in shells if len(shell)])

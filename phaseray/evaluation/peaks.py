@@ -52,7 +52,7 @@ def find_peaks(density: ArrayLike, cell: ArrayLike, n: int, *, min_distance: flo
 
     A maximum is a point not below its 26 neighbours and above one of them. It is refined with the quadratic through
     its neighbourhood, of the logarithm of the density where that is positive (exact for a Gaussian). Of peaks closer
-    than `min_distance` (Å) the strongest stays.
+    than `min_distance` (Å) the strongest stays; with 0 all do.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def find_peaks(density: ArrayLike, cell: ArrayLike, n: int, *, min_distance: flo
             count = len(heights)
             if count == n:
                 break
-            if count and shortest(position - kept[:count], cell).min() < min_distance:
+            if count and min_distance > 0 and shortest(position - kept[:count], cell).min() < min_distance:
                 continue
             kept[count] = position
             heights.append(float(height))

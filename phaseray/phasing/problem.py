@@ -263,19 +263,45 @@ class Starts:
         return np.arange(len(self)) if self.parent is None else self.parent
 
     def of_each_method(self) -> Iterator[tuple[str, Starts]]:
-        """The starts of each of `made_by`, by themselves."""
+        """The starts of each of `made_by`, by themselves; what was made of another method's start is its own parent."""
         first = 0
         for method, number in self.made_by:
             own = slice(first, first + number)
+            parent = self.parents[own] - first
+            within = (parent >= 0) & (parent < number)
             yield (
                 method,
                 Starts(
                     phases=self.phases[own],
                     features={k: v[own] for k, v in self.features.items() if not np.isnan(v[own]).all()},
-                    parent=self.parents[own] - first,
+                    parent=np.where(within, parent, np.arange(number)),
                 ),
             )
             first += number
+
+    @property
+    def makers(self) -> NDArray[np.str_]:
+        """(S,) the method of each; "" where one method made them all."""
+        parts = self.made_by or (("", len(self)),)
+        return np.repeat([method for method, _ in parts], [number for _, number in parts])
+
+    @classmethod
+    def of_methods(cls, *parts: tuple[str, Starts]) -> Starts:
+        """Starts of several methods, one after the other; their parents must count those of all."""
+        names = {name for _, part in parts for name in part.features}
+        return cls(
+            phases=torch.cat([part.phases for _, part in parts]),
+            features={
+                name: np.concatenate(
+                    [np.asarray(part.features.get(name, np.full(len(part), np.nan)), float) for _, part in parts]
+                )
+                for name in names
+            },
+            cycles=sum(part.cycles for _, part in parts),
+            seconds=sum(part.seconds for _, part in parts),
+            parent=np.concatenate([part.parents for _, part in parts]),
+            made_by=tuple(own for method, part in parts for own in part.made_by or ((method, len(part)),)),
+        )
 
 
 def grid_shape(cell: ArrayLike, d_min: float, points_per_d_min: float = POINTS_PER_D_MIN) -> Shape:

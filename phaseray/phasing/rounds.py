@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from phaseray.phasing import charge_flipping, network, scoring
+from phaseray.phasing.completion import METHOD as ATOMS
+from phaseray.phasing.completion import Completion
 from phaseray.phasing.problem import PhaseProblem, Starts
 from phaseray.phasing.symmetrised import averaged, joined, told, with_symmetry
 from phaseray.phasing.symmetry import AmplitudeSymmetry, Projection
@@ -32,17 +33,20 @@ def network_rounds(
     time_limit: float | None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Starts:
-    """All starts of all rounds, and after them those with their symmetry, until one is probably right.
+    """All starts of all rounds, those with their symmetry, and the atoms found in them, until one is probably right.
 
     `watch` is that of `network.solve_starts`, once a round.
     """
     began = time.perf_counter()
+    until = None if time_limit is None else began + time_limit
     symmetry = AmplitudeSymmetry(network.on_network_grid(problem))
+    completion = Completion(problem, symmetry)
     found: list[Starts] = []
     cleared: list[Starts] = []
+    models: Starts | None = None
 
     def left() -> float | None:
-        return None if time_limit is None else time_limit - (time.perf_counter() - began)
+        return None if until is None else until - time.perf_counter()
 
     def settle(phases: Tensor, projections: Sequence[Projection]) -> Starts:
         return told(problem, symmetry, network.settle(problem, phases, projections, left()))
@@ -61,35 +65,42 @@ def network_rounds(
             more = with_symmetry(problem, symmetry, found[-1], probable, settle)
             if more is not None:
                 cleared.append(replace(more, parent=more.parents + number * starts))
-        together = joined(found, cleared)
-        if number + 1 < rounds and scoring.judge(problem, together, "network")[0].max() >= ENOUGH:
+        maps = joined(found, cleared)
+        models = _models(completion, maps, scoring.judge(problem, maps, "network")[0], models, until)
+        together = _with_models("network", maps, models)
+        if scoring.judge(problem, together, "network")[0].max() >= ENOUGH:
             break
     return together
 
 
+def _models(
+    completion: Completion, maps: Starts, probability: NDArray[np.float64], so_far: Starts | None, until: float | None
+) -> Starts | None:
+    """The atoms found so far and those in maps not tried before, whose parents are starts."""
+    made = completion.complete(maps.phases, probability, until)
+    if made is None:
+        return so_far
+    # what is made of starts of later rounds comes before what was made of the first: only starts keep their numbers
+    made = replace(made, parent=maps.parents[made.parents])
+    return made if so_far is None else replace(Starts.of_methods((ATOMS, so_far), (ATOMS, made)), made_by=())
+
+
+def _with_models(method: str, maps: Starts, models: Starts | None) -> Starts:
+    return Starts.of_methods((method, maps), *(() if models is None else ((ATOMS, models),)))
+
+
 def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limit: float | None) -> Starts:
     """Charge flipping, for half of the time; where it has no probable solution, the network as well."""
+    began = time.perf_counter()
     half = None if time_limit is None else time_limit / 2
     flipped = charge_flipping.solve_starts(problem, FLIPPED, seed, half)
     flipped = averaged(problem, flipped, "charge_flipping")
-    if scoring.judge(problem, flipped, "charge_flipping")[0].max() >= ENOUGH:
-        return flipped
-    rest = None if time_limit is None else max(time_limit - flipped.seconds, 1e-3)
-    learned = network_rounds(problem, starts, rounds, seed, rest)
-    n = len(flipped)
-    return Starts(
-        phases=torch.cat([flipped.phases, learned.phases]),
-        features=_of_both(flipped, learned),
-        cycles=flipped.cycles + learned.cycles,
-        seconds=flipped.seconds + learned.seconds,
-        parent=np.concatenate([flipped.parents, learned.parents + n]),
-        made_by=(("charge_flipping", n), ("network", len(learned))),
-    )
-
-
-def _of_both(first: Starts, second: Starts) -> dict[str, NDArray[np.float64]]:
-    def values(starts: Starts, name: str) -> NDArray[np.float64]:
-        return np.asarray(starts.features.get(name, np.full(len(starts), np.nan)), float)
-
-    names = {**first.features, **second.features}
-    return {name: np.concatenate([values(first, name), values(second, name)]) for name in names}
+    probable = scoring.judge(problem, flipped, "charge_flipping")[0]
+    until = None if half is None else began + half
+    first = _with_models("charge_flipping", flipped, _models(Completion(problem), flipped, probable, None, until))
+    if scoring.judge(problem, first, "charge_flipping")[0].max() >= ENOUGH:
+        return first
+    rest = None if time_limit is None else max(began + time_limit - time.perf_counter(), 1e-3)
+    second = network_rounds(problem, starts, rounds, seed, rest)
+    second = replace(second, parent=second.parents + len(first))
+    return Starts.of_methods(("", first), ("", second))

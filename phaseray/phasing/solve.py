@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from phaseray.diffraction.grid import Shape
 from phaseray.phasing import scoring
+from phaseray.phasing.completion import METHOD as ATOMS
 from phaseray.phasing.problem import PhaseProblem, Starts
-from phaseray.phasing.rounds import FLIPPED, ROUNDS, hybrid, network_rounds
+from phaseray.phasing.rounds import ENOUGH, FLIPPED, ROUNDS, hybrid, network_rounds
 from phaseray.phasing.symmetrised import averaged
 
 Method = Literal["network", "charge_flipping", "rrr", "zero", "hybrid"]
@@ -151,7 +152,7 @@ def solve_starts(
 def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> Solution:
     """The start that is most probably right, as a solution; of what was made of it, the one of `finest`."""
     probability, table = scoring.judge(problem, found, method)
-    best = finest(found.parents, probability, table)
+    best = finest(found.parents, probability, table, found.makers)
     density = problem.density(found.phases[best]).cpu().numpy()
     p = float(probability[best])
     starts = found.parents == np.arange(len(found))
@@ -171,15 +172,27 @@ def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> S
     )
 
 
-def finest(parents: NDArray[np.int64], probability: NDArray[np.float64], table: scoring.Features) -> int:
+def finest(
+    parents: NDArray[np.int64],
+    probability: NDArray[np.float64],
+    table: scoring.Features,
+    makers: NDArray[np.str_] | None = None,
+) -> int:
     """Which start to take: of the family of the most probable one, the least misfit for its symmetry.
+
+    Atoms found in a map stand for themselves, and before all maps where they are ENOUGH: where both are right, the map
+    of the atoms has the smaller errors.
 
     A map and the same map with its symmetry are right or wrong together, and the probability hardly tells them
     apart; the true symmetry leaves the misfit much as it is, a false one does not. Each doubling of the group may
     cost DOUBLING of it.
     """
-    family = np.flatnonzero(parents == parents[probability.argmax()])
-    # starts of one family are of one method
+    makers = np.full(len(parents), "") if makers is None else makers
+    of_atoms = np.where(makers == ATOMS, probability, 0)
+    best = int((of_atoms if of_atoms.max() >= ENOUGH else probability).argmax())
+    if makers[best] == ATOMS:
+        return best
+    family = np.flatnonzero((parents == parents[best]) & (makers == makers[best]))
     name = "misfit" if "misfit" in table and np.isfinite(table["misfit"][family]).all() else "residual"
     misfit = np.asarray(table[name])[family]
     order = np.nan_to_num(np.asarray(table.get("order", np.zeros(len(parents))))[family])

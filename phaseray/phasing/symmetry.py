@@ -32,7 +32,8 @@ OBLIQUITY = 0.5
 """Degrees that a lattice may be off a symmetry: as measured cells are."""
 UNEQUAL = 0.1
 """R between the amplitudes of a map and its image up to which they count as equal."""
-_CENTRED = 0.98  # of the origin peak of the Patterson, that a lattice translation has
+CENTRED = 0.98
+"""Of the origin peak of the Patterson function, that a lattice translation has."""
 _INCONSISTENT = 0.08  # of a cell edge, by which the products of operations may miss the group
 _REFINEMENTS = 4
 
@@ -67,7 +68,7 @@ class AmplitudeSymmetry:
         Translations of the lattice, in twelfths of the cell, the null one among them.
     """
 
-    def __init__(self, problem: PhaseProblem, unequal: float = UNEQUAL) -> None:
+    def __init__(self, problem: PhaseProblem, unequal: float = UNEQUAL, centred: float = CENTRED) -> None:
         self.problem = problem
         n, measured = np.array(problem.shape), problem.measured.cpu().numpy()
         index = np.argwhere(measured)
@@ -97,7 +98,7 @@ class AmplitudeSymmetry:
         self._shape: Shape = tuple(int(2 * r + 2) for r in reach)  # type: ignore[assignment]
         twelfths = np.indices((12, 12, 12)).reshape(3, -1).T / 12
         patterson = np.cos(2 * np.pi * (twelfths @ self._hkl.T)) @ (self._weight * own**2) / self._norm
-        self.centrings: Floats = twelfths[patterson >= _CENTRED]
+        self.centrings: Floats = twelfths[patterson >= centred]
 
     def correlations(self, f: Tensor) -> Floats:
         """(S, k) of the maps of half grids f (S, nx, ny, nz') with their images under each R, at the best t."""

@@ -117,6 +117,7 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
 
     monkeypatch.setattr(network, "solve_starts", tried)
     monkeypatch.setattr(scoring, "judge", judged)
+    monkeypatch.setattr(rounds.Completion, "complete", lambda *_: None)
     # random phases have no symmetry
     problem = PhaseProblem.of(*data)
     found = solve.solve_starts(problem, "network", None, 5, None)
@@ -141,6 +142,7 @@ def test_the_symmetry_of_the_best_maps_is_put_in(quartz, monkeypatch):
         return Starts(phases, features, cycles=60, seconds=1.0)
 
     monkeypatch.setattr(network, "solve_starts", tried)
+    monkeypatch.setattr(rounds.Completion, "complete", lambda *_: None)
     found = rounds.network_rounds(problem, 3, 2, 5, None)
     parents = found.parents
     starts = int((parents == np.arange(len(found))).sum())
@@ -175,3 +177,40 @@ def test_charge_flipping_puts_its_symmetry_in(quartz, data, solution):
     assert 2 ** solution.features["order"] >= 6
     truth = density(quartz, solution.grid, D_MIN)
     assert map_cc(solution.density, truth) >= 0.9
+
+
+def test_atoms_that_explain_all_end_the_search_and_are_the_solution(quartz, monkeypatch):
+    """Maps with too many errors to be called right, and the atoms in them: the second of four rounds is not begun."""
+    problem = PhaseProblem.from_crystal(quartz, 1.5)
+    truth = unit(torch.as_tensor(structure_factor_grid(quartz, problem.shape, 1.5 * (1 - 1e-6))))
+
+    def tried(problem, starts, seed, time_limit, device, watch):
+        phases = unit(truth + 0.7 * problem.random_phases(starts, seed))
+        features = {"misfit": np.full(starts, 0.5), "steadiness": np.ones(starts), "expected": np.full(starts, 0.3)}
+        return Starts(phases, features, cycles=60, seconds=1.0)
+
+    monkeypatch.setattr(network, "solve_starts", tried)
+    found = rounds.network_rounds(problem, 4, 4, 5, None)
+    makers = found.makers
+    own = found.parents == np.arange(len(found))
+    assert (own.sum(), set(makers[own])) == (4, {"network"})
+    assert makers[-1] == "atoms"
+    assert (found.parents[makers == "atoms"] < 4).all()
+    assert np.isnan(found.features["misfit"][makers == "atoms"]).all()
+    solution = solve.judged(problem, found, "network", time.perf_counter())
+    assert makers[solution.start] == "atoms"
+    assert solution.probability >= rounds.ENOUGH
+    assert solution.starts == 4
+    assert "criterion" in solution.features
+    assert "misfit" not in solution.features
+    assert map_cc(solution.density, problem.density(truth).numpy()) > 0.98
+
+
+def test_of_maps_and_atoms_that_are_enough_atoms_are_taken():
+    probability = np.array([0.99, 0.98, 0.95, 0.92])
+    makers = np.array(["network", "network", "atoms", "atoms"])
+    parents = np.array([0, 1, 0, 1])
+    table = {"misfit": np.array([0.3, 0.2, np.nan, np.nan])}
+    assert solve.finest(parents, probability, table, makers) == 2
+    # atoms that are not stand behind, and are not of the family of their start
+    assert solve.finest(parents, np.array([0.5, 0.95, 0.6, 0.7]), table, makers) == 1

@@ -1,0 +1,286 @@
+"""From a map to the atoms that explain the amplitudes: peaks in, least squares, difference map, peaks out.
+
+As crystallographers complete a structure, with SHELXL and its list of peaks, but by no hand. For each group that the
+map shows, and each half of such a group, as a pseudo-symmetry may pass for a symmetry: the strongest peaks become
+atoms, the fit to the amplitudes alone decides whether they stay (Bayes' criterion), and the difference map shows those
+that are missing, until nothing improves. Of all groups the model with the best criterion is taken. Where few atoms
+explain all amplitudes they are right, and so are their phases, however wrong the phases of the map were.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phaseray.phasing import scoring
+from phaseray.phasing.atom_model import EXACT, AtomModel, Classes, Complexes, Frame, Reflections
+from phaseray.phasing.problem import PhaseProblem, Starts, resampled, unit
+from phaseray.phasing.symmetry import AmplitudeSymmetry, Group
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+METHOD = "atoms"
+"""Under which its maps are judged."""
+MAPS, MAPS_AT_LEAST = 6, 3
+"""Maps of their own that are tried at most, and before an explanation is taken: another one may be simpler."""
+EXPLAINED = 3 * EXACT
+"""Misfit from which on the amplitudes are explained, with at most FEW parameters an amplitude."""
+FEW, MOST = 0.5, 0.8
+ALMOST_MANY = 0.45
+"""Parameters an amplitude from which on a good fit begins to tell nothing."""
+EFFORT = 1e9
+"""Multiplications that a map is worth, a second or two: models of many atoms are left as they then are."""
+_LEAST = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # correlations of a map with its image, for an operation
+_SAME = 0.97  # correlation of maps from which on the second tells nothing new
+_BATCH, _EQUALS = 3, 0.6  # orbits taken at once, of at least this share of the strongest peak
+_ROUNDS = 30
+_TRUE_CENTRING = 0.9995  # of the origin peak of the Patterson; less: heavy atoms only seem to be centred
+
+
+@dataclass
+class Effort:
+    """What is left of it, in multiplications, and until when."""
+
+    left: float
+    until: float | None = None
+
+    def spent(self, model: AtomModel, cycles: int) -> bool:
+        """Count steps of a fit; whether nothing is left."""
+        m, g = len(model.frame), len(model.frame.rotations)
+        self.left -= cycles * m * (model.parameters**2 + 40.0 * g * (len(model) + 1))
+        return self.gone
+
+    @property
+    def gone(self) -> bool:
+        return self.left < 0 or (self.until is not None and time.perf_counter() > self.until)
+
+
+class Completion:
+    """The completion of the maps of one problem, one after the other: it remembers which were tried.
+
+    Attributes
+    ----------
+    models : the best of each map tried, in the order of the maps
+    """
+
+    def __init__(self, problem: PhaseProblem, symmetry: AmplitudeSymmetry | None = None) -> None:
+        self.problem = problem
+        self.reflections = Reflections.of(problem)
+        loose = symmetry or AmplitudeSymmetry(problem)
+        exact = AmplitudeSymmetry(loose.problem, centred=_TRUE_CENTRING)
+        # heavy atoms may seem to be centred where light ones are not
+        self._independent = len(Classes(self.reflections.hkl, exact.rotations).hkl)
+        self._symmetries = [exact] if len(exact.centrings) == len(loose.centrings) else [exact, loose]
+        self.models: list[AtomModel] = []
+        self._tried = torch.zeros((0, *problem.amplitude.shape), dtype=torch.complex64, device=problem.device)
+
+    @property
+    def explained(self) -> bool:
+        return any(map(self.explains, self.models))
+
+    def criterion(self, model: AtomModel) -> float:
+        """`AtomModel.criterion` for all amplitudes that the symmetry of the amplitudes does not relate."""
+        return model.criterion(self._independent)
+
+    def explains(self, model: AtomModel, misfit: float = EXPLAINED) -> bool:
+        """Whether few atoms leave next to nothing of the amplitudes unexplained."""
+        return model.misfit < misfit and model.share(self._independent) <= FEW
+
+    def complete(
+        self, phases: torch.Tensor, probability: NDArray[np.float64], until: float | None = None
+    ) -> Starts | None:
+        """Models from the maps of unit phases (S, nx, ny, nz'), the most probable first, until one explains it all.
+
+        Parameters
+        ----------
+        probability : (S,) of the starts
+        until : of `time.perf_counter`, after which no map is begun
+
+        Returns
+        -------
+        Starts with the phases of the models, whose `parent` counts the starts given, and whose features are what a
+        model says of itself; None where there is no model.
+
+        criterion : the less the better
+        excess : parameters over independent amplitudes, as far as above ALMOST_MANY
+        amplitudes : log10 of the number of independent ones
+        """
+        began = time.perf_counter()
+        models: list[AtomModel] = []
+        parents: list[int] = []
+        for start in (-probability).argsort():
+            over = until is not None and time.perf_counter() > until
+            if over or len(models) >= MAPS or (len(models) >= MAPS_AT_LEAST and any(map(self.explains, models))):
+                break
+            if self._known(phases[start]):
+                continue
+            self._tried = torch.cat([self._tried, phases[start : start + 1]])
+            model = self.model(phases[start], until)
+            # what has about as many parameters as there are amplitudes says nothing
+            if model is not None and model.share(self._independent) <= MOST:
+                models.append(model)
+                parents.append(int(start))
+        if not models:
+            return None
+        self.models += models
+        return Starts(
+            phases=torch.stack([self._phases(model) for model in models]),
+            features={
+                "criterion": np.array([self.criterion(model) for model in models]),
+                "excess": np.array([max(model.share(self._independent) - ALMOST_MANY, 0.0) for model in models]),
+                "amplitudes": np.full(len(models), np.log10(self._independent)),
+            },
+            seconds=time.perf_counter() - began,
+            parent=np.array(parents, np.int64),
+        )
+
+    def model(self, phases: torch.Tensor, until: float | None = None) -> AtomModel | None:
+        """The best model of one map, of unit phases (nx, ny, nz')."""
+        effort = Effort(EFFORT, until)
+        best = self._best(phases, effort)
+        # its phases are better than those of the map it came from, even where it is not all, and show more symmetry
+        if best is not None and not self.explains(best, EXACT) and not effort.gone:
+            again = self._best(self._phases(best), effort)
+            if again is not None and self.criterion(again) < self.criterion(best):
+                best = again
+        return best
+
+    def _best(self, phases: torch.Tensor, effort: Effort) -> AtomModel | None:
+        f = self.problem.structure_factors(phases)
+        values = self.reflections.values(f)
+        best: AtomModel | None = None
+        for rotations, translations, half in self._groups(f):
+            if best is not None and self.explains(best, EXPLAINED if half else EXACT):
+                break
+            frame = Frame(self.reflections, rotations, translations)
+            found = completed(frame, self.reflections.mean(values, rotations, translations), effort)
+            if len(found) and (best is None or self.criterion(found) < self.criterion(best)):
+                best = found
+            if effort.gone:
+                break
+        return best
+
+    def _groups(self, f: torch.Tensor) -> Iterator[tuple[Ints, Floats, bool]]:
+        """Rotations and translations of the groups to try, large ones first, and after them halves of groups."""
+        for symmetry in self._symmetries:
+            yield from self._groups_by(symmetry, f)
+
+    def _groups_by(self, symmetry: AmplitudeSymmetry, f: torch.Tensor) -> Iterator[tuple[Ints, Floats, bool]]:
+        small = resampled(f, self.problem.shape, symmetry.problem.shape)
+        whole = sorted(symmetry.groups(small, _LEAST), key=len, reverse=True)
+        groups = [*whole, Group(np.eye(3, dtype=np.int64)[None], np.zeros((1, 3)))]
+        seen = set[tuple[bytes, ...]]()
+        for rotations, translations, half in itertools.chain(
+            ((g.rotations, g.translations, False) for g in groups),
+            ((g.rotations[half], g.translations[half], True) for g in whole for half in halves(g)),
+        ):
+            key = tuple(sorted(r.tobytes() for r in rotations))
+            if key not in seen:
+                seen.add(key)
+                centrings = symmetry.centrings
+                yield (
+                    np.concatenate([rotations] * len(centrings)),
+                    np.concatenate([translations + centring for centring in centrings]),
+                    half,
+                )
+
+    def _known(self, phases: torch.Tensor) -> bool:
+        if not len(self._tried):
+            return False
+        alike = scoring.correlations(self.problem, torch.cat([phases[None], self._tried]), 0)[1:]
+        return bool((alike > _SAME).any())
+
+    def _phases(self, model: AtomModel) -> torch.Tensor:
+        half = self.reflections.on_half_grid(model.everywhere())
+        phases = unit(torch.as_tensor(half.astype(np.complex64), device=self.problem.device))
+        return torch.where(self.problem.measured, phases, torch.ones_like(phases))
+
+
+def completed(frame: Frame, values: Complexes, effort: Effort) -> AtomModel:
+    """The model that a map of values (n,), already a mean over the group of the frame, leads to."""
+    model = _grown(AtomModel.without_atoms(frame), values, effort)
+    model = _pruned(model, effort)
+    model = _pruned(_grown(model, None, effort), effort)
+    return model if effort.spent(model, 15) else model.refined(15, 1e-3)
+
+
+def _grown(model: AtomModel, values: Complexes | None, effort: Effort) -> AtomModel:
+    """With the atoms that a map shows beside those of the model; without values, the difference map of the model."""
+    best = now = model
+    failed = 0
+    for _ in range(_ROUNDS):
+        fc = now.everywhere()
+        # of what is not in the phases a difference map shows half
+        shown = values - fc if values is not None else 1.5 * (abs(now.frame.reflections.amplitude) / _size(fc) - 1) * fc
+        then = now.extended(shown, _BATCH, _EQUALS)
+        if then.share() > MOST:
+            then = now.extended(shown, 1, 1.0)
+        if len(then) == len(now) or then.share() > MOST or effort.spent(then, 5):
+            break
+        now = then.refined(4)
+        there = np.flatnonzero(now.electrons > 0.01 * now.electrons.max())
+        if len(there) < len(now):
+            now = now.only(there).refined(2)
+        if now.criterion() < best.criterion():
+            best, failed = now, 0
+            continue
+        failed += 1
+        if failed > 1:
+            break
+    return best
+
+
+def _pruned(model: AtomModel, effort: Effort) -> AtomModel:
+    """Without the atoms that the criterion does not ask for, the least needed first."""
+    while len(model) > 1:
+        frame, each = model.frame, model.contributions()
+        rest = abs(each.sum(1)[:, None] - each)
+        power = np.maximum(frame.weight @ rest**2, 1e-30)
+        scale = (frame.weight * frame.amplitude) @ rest / power
+        cost = frame.weight @ (frame.amplitude[:, None] - scale * rest) ** 2
+        for i in cost.argsort()[:3]:
+            if effort.spent(model, 4):
+                return model
+            without = model.only(np.delete(np.arange(len(model)), i)).refined(4)
+            if without.criterion() < model.criterion():
+                model = without
+                break
+        else:
+            return model
+    return model
+
+
+def halves(group: Group) -> list[Ints]:
+    """The subgroups of half the order of a group, as numbers of their operations.
+
+    They are the kernels of the maps of the group onto ±1, which the signs of the generators fix.
+    """
+    number = {r.tobytes(): i for i, r in enumerate(group.rotations)}
+    generators = [number[r.tobytes()] for r, _ in group.generators]
+    product = [[number[(r @ group.rotations[g]).tobytes()] for g in generators] for r in group.rotations]
+    found = []
+    for signs in itertools.product((1, -1), repeat=len(generators)):
+        sign = {0: 1}
+        todo, consistent = [0], -1 in signs
+        while todo and consistent:
+            a = todo.pop()
+            for b, own in zip(product[a], signs, strict=True):
+                if b not in sign:
+                    sign[b] = sign[a] * own
+                    todo.append(b)
+                consistent &= sign[b] == sign[a] * own
+        if consistent:
+            found.append(np.array([i for i in range(len(group)) if sign[i] == 1]))
+    return found
+
+
+def _size(values: Complexes) -> Floats:
+    size: Floats = np.maximum(abs(values), 1e-12)
+    return size

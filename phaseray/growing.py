@@ -16,6 +16,7 @@ from phaseray.evaluation.growth_figure import Growth, Maps
 from phaseray.evaluation.metrics import map_cc
 from phaseray.phasing import network
 from phaseray.phasing.benchmark import FINER
+from phaseray.phasing.completion import METHOD as ATOMS
 from phaseray.phasing.problem import PhaseProblem, density_of, half_grid_of, resampled
 from phaseray.phasing.rounds import ROUNDS, network_rounds
 from phaseray.phasing.solve import judged
@@ -58,14 +59,16 @@ def grow(crystal: Crystal, d_min: float, *, seed: int = 0, starts: int = 8) -> G
         return rho
 
     maps = {c: finer(half_grid_of(rho[parent % starts]), shape) for c, rho in sorted(kept[parent // starts].items())}
-    order = round(2 ** solution.features["order"])
+    last = ""
     if solution.start != parent:
+        of_atoms = found.makers[solution.start] == ATOMS
+        last = "atoms" if of_atoms else f"symmetry ({round(2 ** solution.features['order'])})"
         f = problem.structure_factors(found.phases[solution.start])
         maps[max(maps) + network.Settings().settling] = finer(f, problem.shape)
-    last = maps[max(maps)]
-    truth = density(crystal, last.shape, d_min)
-    growth = Growth(crystal.id, crystal.cell, crystal.positions, crystal.numbers, truth, maps, order)
-    return Grown(growth, map_cc(last, truth), solution.probability, solution.seconds)
+    final = maps[max(maps)]
+    truth = density(crystal, final.shape, d_min)
+    growth = Growth(crystal.id, crystal.cell, crystal.positions, crystal.numbers, truth, maps, last)
+    return Grown(growth, map_cc(final, truth), solution.probability, solution.seconds)
 
 
 def examples(ids: Sequence[str], d_min: float, seed: int = 0) -> list[Grown]:

@@ -16,6 +16,11 @@ from phaseray.evaluation.sections import NEAR, PLANES, section, section_point
 
 Maps = NDArray[np.float32]
 
+_NOTES = {
+    "atoms": "atoms: phases of the atoms found in the map and fitted to the amplitudes",
+    "symmetry": "symmetry (n): the n operations found in the map put in",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Growth:
@@ -27,7 +32,7 @@ class Growth:
     cell, positions, numbers : as in `Crystal`
     truth : (nx, ny, nz) e/Å³
     maps : cycle to (nx, ny, nz), of the start that was chosen, in the order of the cycles
-    order : of the group of symmetry that was put into the last map; 1 for none
+    last : what was done to the last map, where it is no cycle: "atoms" or "symmetry (order of the group)"
     """
 
     name: str
@@ -36,7 +41,7 @@ class Growth:
     numbers: NDArray[np.int64]
     truth: Maps
     maps: Mapping[int, Maps]
-    order: int = 1
+    last: str = ""
 
     def on_truth(self) -> dict[int, tuple[Maps, float]]:
         """Each map moved as the last one must be to fit the truth, and its Pearson correlation there."""
@@ -60,7 +65,7 @@ def growth_figure(growths: list[Growth]) -> Figure:
         axes = part.subplots(1, columns, squeeze=False)[0]
         point = section_point(growth.truth, growth.cell)
         seen, last = growth.on_truth(), max(growth.maps)
-        shown = [(_title(c, cc, growth.order if c == last else 1), rho) for c, (rho, cc) in seen.items()]
+        shown = [(_title(c, cc, growth.last if c == last else ""), rho) for c, (rho, cc) in seen.items()]
         shown.append(("truth", growth.truth))
         for panel, (title, rho) in zip(axes, shown, strict=False):
             cut = section(rho, growth.cell, growth.positions, point, PLANES[0])
@@ -72,11 +77,11 @@ def growth_figure(growths: list[Growth]) -> Figure:
         marks = _markers(growth.numbers)
         handles = [_legend_marker(mark, gemmi.Element(z).name) for z, mark in marks.items()]
         part.legend(handles=handles, loc="outside lower left", ncols=8, frameon=False, fontsize=8)
-    note = "; symmetry (n): the n operations found in the map put in" if any(g.order > 1 for g in growths) else ""
-    figure.supxlabel(f"outlined: true atoms within {NEAR:g} Å of the section{note}", fontsize=8)
+    notes = [f"; {what}" for name, what in _NOTES.items() if any(g.last.startswith(name) for g in growths)]
+    figure.supxlabel(f"outlined: true atoms within {NEAR:g} Å of the section{''.join(notes)}", fontsize=8)
     return figure
 
 
-def _title(cycle: int, cc: float, order: int) -> str:
-    name = "random phases" if cycle == 0 else f"cycle {cycle}" if order == 1 else f"symmetry ({order})"
+def _title(cycle: int, cc: float, last: str) -> str:
+    name = last or ("random phases" if cycle == 0 else f"cycle {cycle}")
     return f"{name}\ncc {cc:.2f}"

@@ -283,7 +283,7 @@ class AtomModel:
     def parameters(self) -> float:
         """Number of an orbit's parameters as they count, with scale and mean b."""
         weak = (self.electrons < _WEAK * self.electrons.max(initial=0)).sum()
-        return 2 + sum(1 + _COST_OF_B + f.shape[1] for f in self.free) + _COST_OF_WEAK * float(weak)
+        return float(2 + sum(1 + _COST_OF_B + f.shape[1] for f in self.free) + _COST_OF_WEAK * weak)
 
     def share(self, independent: int | None = None) -> float:
         """Parameters over amplitudes: those that the group does not relate, or so many."""

@@ -75,8 +75,8 @@ class Completion:
         self.reflections = Reflections.of(problem)
         loose = symmetry or AmplitudeSymmetry(problem)
         exact = AmplitudeSymmetry(loose.problem, centred=_TRUE_CENTRING)
-        # heavy atoms may seem to be centred where light ones are not
         self._independent = len(Classes(self.reflections.hkl, exact.rotations).hkl)
+        # heavy atoms may seem to be centred where light ones are not
         self._symmetries = [exact] if len(exact.centrings) == len(loose.centrings) else [exact, loose]
         self.models: list[AtomModel] = []
         self._tried = torch.zeros((0, *problem.amplitude.shape), dtype=torch.complex64, device=problem.device)
@@ -110,7 +110,6 @@ class Completion:
 
         criterion : the less the better
         excess : parameters over independent amplitudes, as far as above ALMOST_MANY
-        amplitudes : log10 of the number of independent ones
         """
         began = time.perf_counter()
         models: list[AtomModel] = []
@@ -135,7 +134,6 @@ class Completion:
             features={
                 "criterion": np.array([self.criterion(model) for model in models]),
                 "excess": np.array([max(model.share(self._independent) - ALMOST_MANY, 0.0) for model in models]),
-                "amplitudes": np.full(len(models), np.log10(self._independent)),
             },
             seconds=time.perf_counter() - began,
             parent=np.array(parents, np.int64),

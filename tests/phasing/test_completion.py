@@ -46,7 +46,6 @@ def test_phases_with_errors_lead_to_the_atoms_and_theirs_have_none():
     assert max(model.electrons) / min(model.electrons) == pytest.approx(14 / 8, rel=0.25)
     assert quality(problem, truth, found.phases[best]) > 0.98
     assert found.features["criterion"][best] == work.criterion(model)
-    assert found.features["amplitudes"][best] == pytest.approx(np.log10(len(model.frame)), abs=0.3)
 
 
 def test_a_structure_laid_on_its_inverse_is_told_apart():

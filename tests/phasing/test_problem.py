@@ -10,7 +10,7 @@ import torch
 
 from phaseray.diffraction.maps import density
 from phaseray.diffraction.structure_factors import structure_factor_grid, structure_factors
-from phaseray.phasing.problem import PhaseProblem, grid_shape, half_sphere, resampled, unit
+from phaseray.phasing.problem import PhaseProblem, Starts, grid_shape, half_sphere, resampled, unit
 from tests.strategies import CELLS, random_crystal
 
 CELL = CELLS["triclinic"]
@@ -136,3 +136,23 @@ def test_from_crystal_does_not_mind_where_the_origin_is(crystal):
     there = replace(crystal, positions=crystal.positions + np.array([0.1, 0.2, 0.3]))
     a, b = (PhaseProblem.from_crystal(c, D_MIN).amplitude for c in (crystal, there))
     np.testing.assert_allclose(a, b, atol=1e-4 * float(a.max()))
+
+
+def test_starts_of_several_methods_stand_one_after_the_other():
+    problem = PhaseProblem.from_crystal(random_crystal(CELL, 1, n=3, numbers=(8,)), 2.5)
+    maps = Starts(problem.random_phases(3, 0), {"misfit": np.arange(3.0)}, parent=np.array([0, 1, 1]), seconds=1.0)
+    models = Starts(problem.random_phases(2, 1), {"criterion": np.arange(2.0)}, parent=np.array([1, 0]), seconds=2.0)
+    both = Starts.of_methods(("network", maps), ("atoms", models))
+    assert both.makers.tolist() == ["network"] * 3 + ["atoms"] * 2
+    assert both.parents.tolist() == [0, 1, 1, 1, 0]
+    assert both.seconds == 3.0
+    np.testing.assert_equal(both.features["misfit"], [0, 1, 2, np.nan, np.nan])
+    np.testing.assert_equal(both.features["criterion"], [np.nan, np.nan, np.nan, 0, 1])
+    assert Starts.of_methods(("", both), ("", both)).made_by == (("network", 3), ("atoms", 2)) * 2
+    (first, own), (second, others) = both.of_each_method()
+    assert (first, second) == ("network", "atoms")
+    assert own.parents.tolist() == [0, 1, 1]
+    # made of starts of another method: each its own parent
+    assert others.parents.tolist() == [0, 1]
+    assert set(own.features) == {"misfit"}
+    assert maps.makers.tolist() == [""] * 3

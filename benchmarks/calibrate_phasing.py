@@ -56,7 +56,7 @@ NETWORK_NAMES = (
     "sayre*sayre", "agreement*agreement", "symmetry*symmetry", "following*agreement", "following*symmetry",
     "expected", "expected*expected", "d_min*expected", "expected*misfit",
 )  # fmt: skip
-ATOMS_NAMES = ("criterion", "excess", "criterion*excess", "agreement", "sayre", "residual", "patterson")
+ATOMS_NAMES = ("criterion", "excess", "criterion*excess", "explained", "agreement", "residual", "patterson")
 TIME_LIMIT = 10.0
 """Seconds, as `phaseray benchmark-phasing` has: hard crystals would take minutes."""
 UNUSED_SEED = 987_654

@@ -206,7 +206,10 @@ class Frame:
         return found
 
     def length(self, difference: Floats) -> Floats:
-        """Å of fractional differences (…, 3), to the nearest image by the lattice along the axes."""
+        """Å of fractional differences (…, 3), each coordinate taken to within half an edge.
+
+        That is the nearest image where it is nearer than half the distance of the lattice planes, which is what counts.
+        """
         found: Floats = np.linalg.norm((difference - np.rint(difference)) @ self.reflections.matrix.T, axis=-1)
         return found
 

@@ -35,6 +35,8 @@ EXPLAINED = 3 * EXACT
 FEW, MOST = 0.5, 0.8
 ALMOST_MANY = 0.45
 """Parameters an amplitude from which on a good fit begins to tell nothing."""
+PLAIN = -6.0
+"""Criterion from which on wrong models become rare."""
 EFFORT = 1e9
 """Multiplications that a map is worth, a second or two: models of many atoms are left as they then are."""
 _LEAST = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # correlations of a map with its image, for an operation
@@ -110,6 +112,7 @@ class Completion:
 
         criterion : the less the better
         excess : parameters over independent amplitudes, as far as above ALMOST_MANY
+        explained : how far the criterion is below PLAIN, at most 1.5, where the excess is small
         """
         began = time.perf_counter()
         models: list[AtomModel] = []
@@ -129,11 +132,14 @@ class Completion:
         if not models:
             return None
         self.models += models
+        criterion = np.array([self.criterion(model) for model in models])
+        excess = np.array([max(model.share(self._independent) - ALMOST_MANY, 0.0) for model in models])
         return Starts(
             phases=torch.stack([self._phases(model) for model in models]),
             features={
-                "criterion": np.array([self.criterion(model) for model in models]),
-                "excess": np.array([max(model.share(self._independent) - ALMOST_MANY, 0.0) for model in models]),
+                "criterion": criterion,
+                "excess": excess,
+                "explained": np.clip(PLAIN - criterion, 0, 1.5) * np.clip(1 - excess / 0.1, 0, 1),
             },
             seconds=time.perf_counter() - began,
             parent=np.array(parents, np.int64),

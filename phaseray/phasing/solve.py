@@ -181,15 +181,17 @@ def finest(
     """Which start to take: of the family of the most probable one, the least misfit for its symmetry.
 
     Atoms found in a map stand for themselves, and before all maps where they are ENOUGH: where both are right, the map
-    of the atoms has the smaller errors.
+    of the atoms has the smaller errors. Of several that are ENOUGH those with the best criterion are taken.
 
     A map and the same map with its symmetry are right or wrong together, and the probability hardly tells them
     apart; the true symmetry leaves the misfit much as it is, a false one does not. Each doubling of the group may
     cost DOUBLING of it.
     """
     makers = np.full(len(parents), "") if makers is None else makers
-    of_atoms = np.where(makers == ATOMS, probability, 0)
-    best = int((of_atoms if of_atoms.max() >= ENOUGH else probability).argmax())
+    enough = (makers == ATOMS) & (probability >= ENOUGH)
+    if enough.any():
+        return int(np.where(enough, table["criterion"], np.inf).argmin())
+    best = int(probability.argmax())
     if makers[best] == ATOMS:
         return best
     family = np.flatnonzero((parents == parents[best]) & (makers == makers[best]))

@@ -210,7 +210,8 @@ def test_of_maps_and_atoms_that_are_enough_atoms_are_taken():
     probability = np.array([0.99, 0.98, 0.95, 0.92])
     makers = np.array(["network", "network", "atoms", "atoms"])
     parents = np.array([0, 1, 0, 1])
-    table = {"misfit": np.array([0.3, 0.2, np.nan, np.nan])}
-    assert solve.finest(parents, probability, table, makers) == 2
+    table = {"misfit": np.array([0.3, 0.2, np.nan, np.nan]), "criterion": np.array([np.nan, np.nan, -7.0, -8.0])}
+    assert solve.finest(parents, probability, table, makers) == 3
+    assert solve.finest(parents, np.array([0.99, 0.98, 0.95, 0.8]), table, makers) == 2
     # atoms that are not stand behind, and are not of the family of their start
     assert solve.finest(parents, np.array([0.5, 0.95, 0.6, 0.7]), table, makers) == 1

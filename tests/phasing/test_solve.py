@@ -131,17 +131,23 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
     assert len(solve.solve_starts(problem, "network", None, 5, 1.0)) == 8
 
 
-def test_the_symmetry_of_the_best_maps_is_put_in(quartz, monkeypatch):
-    """Starts that are the truth, with errors: what is made of them comes after all starts of all rounds."""
-    problem = PhaseProblem.from_crystal(quartz, 1.5)
-    truth = unit(torch.as_tensor(structure_factor_grid(quartz, problem.shape, 1.5 * (1 - 1e-6))))
+def network_finds(crystal, monkeypatch, *, error: float, misfit: float, expected: float):
+    """The problem of a crystal at 1.5 Å and its true phases, with a network whose starts are these with errors."""
+    problem = PhaseProblem.from_crystal(crystal, 1.5)
+    truth = unit(torch.as_tensor(structure_factor_grid(crystal, problem.shape, 1.5 * (1 - 1e-6))))
 
     def tried(problem, starts, seed, time_limit, device, watch):
-        phases = unit(truth + 0.5 * problem.random_phases(starts, seed))
-        features = {"misfit": np.full(starts, 0.3), "steadiness": np.ones(starts), "expected": np.full(starts, 0.7)}
-        return Starts(phases, features, cycles=60, seconds=1.0)
+        phases = unit(truth + error * problem.random_phases(starts, seed))
+        known = {"misfit": misfit, "steadiness": 1.0, "expected": expected}
+        return Starts(phases, {name: np.full(starts, v) for name, v in known.items()}, cycles=60, seconds=1.0)
 
     monkeypatch.setattr(network, "solve_starts", tried)
+    return problem, truth
+
+
+def test_the_symmetry_of_the_best_maps_is_put_in(quartz, monkeypatch):
+    """Starts that are the truth, with errors: what is made of them comes after all starts of all rounds."""
+    problem, _ = network_finds(quartz, monkeypatch, error=0.5, misfit=0.3, expected=0.7)
     monkeypatch.setattr(rounds.Completion, "complete", lambda *_: None)
     found = rounds.network_rounds(problem, 3, 2, 5, None)
     parents = found.parents
@@ -181,15 +187,7 @@ def test_charge_flipping_puts_its_symmetry_in(quartz, data, solution):
 
 def test_atoms_that_explain_all_end_the_search_and_are_the_solution(quartz, monkeypatch):
     """Maps with too many errors to be called right, and the atoms in them: the second of four rounds is not begun."""
-    problem = PhaseProblem.from_crystal(quartz, 1.5)
-    truth = unit(torch.as_tensor(structure_factor_grid(quartz, problem.shape, 1.5 * (1 - 1e-6))))
-
-    def tried(problem, starts, seed, time_limit, device, watch):
-        phases = unit(truth + 0.7 * problem.random_phases(starts, seed))
-        features = {"misfit": np.full(starts, 0.5), "steadiness": np.ones(starts), "expected": np.full(starts, 0.3)}
-        return Starts(phases, features, cycles=60, seconds=1.0)
-
-    monkeypatch.setattr(network, "solve_starts", tried)
+    problem, truth = network_finds(quartz, monkeypatch, error=0.7, misfit=0.5, expected=0.3)
     found = rounds.network_rounds(problem, 4, 4, 5, None)
     makers = found.makers
     own = found.parents == np.arange(len(found))

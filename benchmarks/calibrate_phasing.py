@@ -5,11 +5,14 @@
         --trained-on runs/catalogue --rows rows.npz
     python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/atoms.json --method atoms \
         --trained-on runs/catalogue --rows atoms.npz
+    python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/formula.json --method formula \
+        --trained-on runs/catalogue --rows formula.npz
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
-molecular ones and others in turn, and as many artificial ones as asked for. For the network, and the atoms found in its
-maps, only those whose formula is not in the catalogues that it was trained on, artificial ones of a seed that no
-training uses, and the validation split of the last catalogue. Each is tried at one resolution in turn.
+molecular ones and others in turn, and as many artificial ones as asked for. For the network, the atoms found in its
+maps, and the atoms of a formula, only those whose formula is not in the catalogues that it was trained on, artificial
+ones of a seed that no training uses, and the validation split of the last catalogue. Each is tried at one resolution in
+turn.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ from phaseray.phasing import calibration, scoring, solve
 from phaseray.phasing.benchmark import FINER, has_c_and_h
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
-from phaseray.phasing.problem import PhaseProblem, resampled, unit
+from phaseray.phasing.problem import PhaseProblem, Starts, resampled, unit
+from phaseray.phasing.rounds import PLACING
+from phaseray.phasing.site_search import place
 from phaseray.pipeline.catalogue import read_catalogue
 from phaseray.pipeline.schema import crystals as stored
 from phaseray.pipeline.split import split_of
@@ -56,7 +61,14 @@ NETWORK_NAMES = (
     "sayre*sayre", "agreement*agreement", "symmetry*symmetry", "following*agreement", "following*symmetry",
     "expected", "expected*expected", "d_min*expected", "expected*misfit",
 )  # fmt: skip
-ATOMS_NAMES = ("criterion", "excess", "criterion*excess", "explained", "agreement", "residual", "patterson")
+ATOMS_NAMES = (
+    "criterion", "excess", "criterion*excess", "explained", "agreement", "residual", "patterson",
+    "kurtosis", "skewness",
+)  # fmt: skip
+FORMULA_NAMES = (
+    "criterion", "excess", "criterion*excess", "explained", "margin", "explained*rival", "residual", "patterson",
+    "kurtosis", "skewness",
+)  # fmt: skip
 TIME_LIMIT = 10.0
 """Seconds, as `phaseray benchmark-phasing` has: hard crystals would take minutes."""
 UNUSED_SEED = 987_654
@@ -141,10 +153,16 @@ def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
 
 
 def network_rows(crystal: Crystal, d_min: float, seed: int, made_by: str) -> list[tuple[scoring.Features, np.ndarray]]:
-    """Features, and map_cc with the truth, of the starts of the shipped network, or of the atoms found in them."""
+    """Features, and map_cc with the truth, of the starts of the network, the atoms in them, or those of the formula."""
     problem = PhaseProblem.from_crystal(crystal, d_min)
-    every = solve.solve_starts(problem, "network", None, seed, TIME_LIMIT if made_by == "atoms" else None)
-    for method, found in every.of_each_method():
+    if made_by == "formula":
+        until = time.perf_counter() + PLACING * TIME_LIMIT
+        placed = place(problem, solve.atoms_of(crystal.composition), seed, until)
+        every = [] if placed is None else list(Starts.of_methods((made_by, placed)).of_each_method())
+    else:
+        found = solve.solve_starts(problem, "network", None, seed, TIME_LIMIT)
+        every = list(found.of_each_method())
+    for method, found in every:
         if method == made_by:
             pair = torch.cat([found.phases, truth_of(crystal, problem)[None]])
             right = _map_cc(problem, pair)
@@ -215,7 +233,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--rows", type=Path, help="keep the features here; where the file is there, take them from it")
     parser.add_argument("--figure", type=Path, help="said against found, as a picture")
-    parser.add_argument("--method", choices=("charge_flipping", "network", "atoms"), default="charge_flipping")
+    parser.add_argument(
+        "--method", choices=("charge_flipping", "network", "atoms", "formula"), default="charge_flipping"
+    )
     args = parser.parse_args()
     of_network = args.method != "charge_flipping"
     if of_network and args.trained_on is None:
@@ -224,7 +244,9 @@ def main() -> None:
     known = [f for c in catalogues for f in formulas(c)]
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
     starts = f"{solve.STARTS['network']} or more" if of_network else STARTS
-    names = {"charge_flipping": NAMES, "network": NETWORK_NAMES, "atoms": ATOMS_NAMES}[args.method]
+    names = {"charge_flipping": NAMES, "network": NETWORK_NAMES, "atoms": ATOMS_NAMES, "formula": FORMULA_NAMES}[
+        args.method
+    ]
     seed = UNUSED_SEED if of_network else args.seed
     splits = ("train", "val")
     chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits, frozenset(known))

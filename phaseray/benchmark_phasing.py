@@ -19,8 +19,7 @@ from phaseray.crystal import Crystal, Rejection
 from phaseray.diffraction.scattering import Probe
 from phaseray.diffraction.structure_factors import structure_factors
 from phaseray.evaluation.metrics import r_factor
-from phaseray.phasing.benchmark import Case, Task, has_c_and_h, run_tasks
-from phaseray.phasing.solve import METHODS, Method
+from phaseray.phasing.benchmark import NAMES, Case, Task, has_c_and_h, run_tasks
 
 SETS = ("aflow", "shared", "measured", "list")
 DEFAULT_U_ISO = 0.02
@@ -61,14 +60,14 @@ def benchmark(
     """
     if name not in SETS:
         raise ConfigError(f"there is no set {name!r}; there are: {', '.join(SETS)}")
-    unknown = [m for m in methods if m not in METHODS]
+    unknown = [m for m in methods if m not in NAMES]
     if unknown or not methods:
-        raise ConfigError(f"--methods knows {', '.join(METHODS)}, not {', '.join(unknown) or 'none at all'}")
+        raise ConfigError(f"--methods knows {', '.join(NAMES)}, not {', '.join(unknown) or 'none at all'}")
     if not d_mins or min(d_mins) <= 0:
         raise ConfigError("--d-min needs resolutions above 0 Å")
     if name in ("shared", "measured", "list") and path is None:
         raise ConfigError(f"--set {name} needs --path: the folder or archive with the data")
-    chosen: tuple[Method, ...] = tuple(m for m in METHODS if m in methods)
+    chosen = tuple(m for m in NAMES if m in methods)
     common: dict[str, Any] = {"methods": chosen, "seed": seed, "time_limit": time_limit, "starts": starts}
     crystals = _spread(measured(str(path)) if name == "measured" else _crystals(name, str(path)), most)
     tasks = [replace(task, d_min=d, **common) for d in d_mins for task in crystals]
@@ -92,13 +91,13 @@ def benchmark(
 def summarised(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """A row for each resolution, group of crystals and method; trivial crystals are counted apart."""
     rows = []
-    keys = sorted({(c.d_min, c.group, METHODS.index(c.method)) for c in cases})
+    keys = sorted({(c.d_min, c.group, NAMES.index(c.method)) for c in cases})
     for d_min, group, place in keys:
-        some = [c for c in cases if (c.d_min, c.group, c.method) == (d_min, group, METHODS[place])]
+        some = [c for c in cases if (c.d_min, c.group, c.method) == (d_min, group, NAMES[place])]
         apart = [c for c in some if not c.trivial]
         rows.append(
             {
-                "d_min": d_min, "group": group, "method": METHODS[place],
+                "d_min": d_min, "group": group, "method": NAMES[place],
                 "n": len(some), "solved": sum(c.solved for c in some),
                 "solved_by_maxima": sum(c.solved_by_maxima for c in some),
                 "n_nontrivial": len(apart), "solved_nontrivial": sum(c.solved for c in apart),

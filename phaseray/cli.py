@@ -206,7 +206,10 @@ def benchmark_phasing(
         str, typer.Option("--set", help="aflow, shared, measured, or list (the fixed hundred).")
     ] = "aflow",
     d_min: Annotated[list[float], typer.Option(help="Å; may be repeated.")] = [1.5],  # noqa: B006
-    methods: Annotated[str, typer.Option(help="With commas between.")] = "zero,charge_flipping,network",
+    methods: Annotated[
+        str,
+        typer.Option(help="With commas between; network+formula and hybrid+formula are told the crystal's formula."),
+    ] = "zero,charge_flipping,network",
     path: Annotated[Path | None, typer.Option(help="Archive or folder of CIFs, or of measured sets.")] = None,
     most: Annotated[int | None, typer.Option("--max", help="Crystals at most, spread over the set.")] = None,
     workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,

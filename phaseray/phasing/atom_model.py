@@ -26,12 +26,13 @@ from phaseray.diffraction.scattering import form_factors
 from phaseray.evaluation.atoms_in_maps import overall_b
 from phaseray.evaluation.peaks import find_peaks
 from phaseray.phasing.problem import PhaseProblem
+from phaseray.phasing.symmetry import Group
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Complexes = NDArray[np.complex128]
 Site = tuple[Floats, int, Floats]
-"""Fractional position (3,), operations that keep it, and (3, r) along what an atom there may move: see `AtomModel`."""
+"""Fractional position (3,), operations that keep it, and (3, 3) along what an atom there may move: see `AtomModel`."""
 
 EXACT = 1e-4
 """Squared error of amplitudes over their squares that a right model may have: form factors of neutral atoms, isotropic
@@ -40,13 +41,14 @@ NEAREST = 0.9
 """Å between atoms."""
 HEAVIEST = 98
 """Of the elements that have form factors."""
-_MERGED = 0.75  # Å: images of a peak nearer than this are one atom in a special position
-_IN_PLACE = 0.02  # Å, then
+MERGED = 0.75  # Å: images of a peak nearer than this are one atom in a special position
+IN_PLACE = 0.02  # Å, then
 _GUESS = 30.0  # electrons of the strongest peak, until the scale is fitted
 _SPREAD_OF_B = 1.0  # Å² of one atom from the others'
 _COST_OF_B = 0.5  # of a parameter, as it is held to the mean
 _COST_OF_WEAK, _WEAK = 3.0, 0.045  # parameters that an atom of this share of the heaviest counts as: noise looks so
 _LONGEST = 0.3  # Å of one step
+_PRIMITIVE: Floats = np.zeros((1, 3))
 _POINTS = 3.5  # of the grid of peaks, along d_min
 
 
@@ -61,6 +63,8 @@ class Reflections:
     amplitude : (n,)
     s2 : (n,)
         (sin θ/λ)² in Å⁻².
+    sigma : (n,)
+        Standard uncertainties; 0 without.
     weight : (n,)
         Of a squared error of an amplitude: weak far reflections count too.
     noise : float
@@ -80,6 +84,7 @@ class Reflections:
     cell: Floats
     hkl: Ints
     amplitude: Floats
+    sigma: Floats
     s2: Floats
     weight: Floats
     noise: float
@@ -105,12 +110,13 @@ class Reflections:
         falling = silicon * np.exp(-b * s2)
         weight = 1 / falling
         table = form_factors([(z, 0) for z in range(1, HEAVIEST + 1)], s2, xp=np, dtype=np.float64)
-        sigma = None if problem.sigma is None else problem.sigma.cpu().numpy()[tuple(index.T)].astype(np.float64)
+        given = np.zeros(problem.amplitude.shape) if problem.sigma is None else problem.sigma.cpu().numpy()
+        sigma = given[tuple(index.T)].astype(np.float64)
         least = zip(problem.cell[:3] * _POINTS / problem.d_min, 2 * abs(hkl).max(0) + 2, strict=True)
         nx, ny, nz = (fft.next_fast_len(int(np.ceil(max(*pair, 6))), real=True) for pair in least)
         return cls(
-            cell=problem.cell, hkl=hkl, amplitude=amplitude, s2=s2, weight=weight,
-            noise=0.0 if sigma is None else float(weight @ sigma**2) / float(weight @ amplitude**2),
+            cell=problem.cell, hkl=hkl, amplitude=amplitude, sigma=sigma, s2=s2, weight=weight,
+            noise=float(weight @ sigma**2) / float(weight @ amplitude**2),
             factors=np.concatenate([np.zeros((1, len(s2))), table]),
             filter=weight * falling / (2 * float(weight @ falling**2)), b=b, shape=(nx, ny, nz),
             half=tuple(problem.amplitude.shape), sides=sides,
@@ -134,7 +140,7 @@ class Reflections:
         half[tuple((-self.hkl[flat] % self.sides).T)] = values[flat].conj()
         return half
 
-    def mean(self, values: Complexes, rotations: Ints, translations: Floats) -> Complexes:
+    def mean(self, values: Complexes, group: Group) -> Complexes:
         """(n,) means over a group: of exp(2πi h·t) F(hR), over the operations that take h to what is measured."""
         known = np.zeros(self.half)
         known[tuple((self.hkl % self.sides).T)] = 1
@@ -142,7 +148,7 @@ class Reflections:
         known[tuple((-self.hkl[flat] % self.sides).T)] = 1
         half = self.on_half_grid(values)
         total, number = np.zeros(len(values), np.complex128), np.zeros(len(values))
-        for rotation, t in zip(rotations, translations, strict=True):
+        for rotation, t in zip(group.rotations, group.translations, strict=True):
             image = self.hkl @ rotation
             mate = image[:, 2] < 0
             image = np.where(mate[:, None], -image, image)
@@ -169,17 +175,21 @@ class Reflections:
 
 
 class Frame:
-    """The reflections that a group does not relate, and what it does to positions.
+    """The reflections that a group with the centrings (c, 3) of its lattice does not relate, and where it takes atoms.
 
     Attributes
     ----------
     rotations, translations : (g, 3, 3) int64, (g, 3)
-        All operations modulo the lattice, centrings among them.
+        All operations modulo the lattice of the cell, centrings among them.
+    group : the same
     amplitude, weight, s2 : (m,)
     factors : (HEAVIEST + 1, m)
     """
 
-    def __init__(self, reflections: Reflections, rotations: Ints, translations: Floats) -> None:
+    def __init__(self, reflections: Reflections, group: Group, centrings: Floats = _PRIMITIVE) -> None:
+        rotations = np.concatenate([group.rotations] * len(centrings))
+        translations = np.concatenate([group.translations + centring for centring in centrings])
+        self.group = Group(rotations, translations)
         self.reflections, self.rotations, self.translations = reflections, rotations, translations
         classes = Classes(reflections.hkl, rotations)
         self._classes = classes
@@ -195,7 +205,8 @@ class Frame:
         turn = (reflections.hkl * translations[classes.operation]).sum(1)
         self._to_all: Complexes = np.exp(2j * np.pi * turn)
         matrix = reflections.matrix
-        self._cartesian = matrix @ rotations @ np.linalg.inv(matrix)
+        self._inverse = np.linalg.inv(matrix)
+        self._cartesian = matrix @ rotations @ self._inverse
 
     def __len__(self) -> int:
         return len(self.amplitude)
@@ -219,14 +230,19 @@ class Frame:
         for _ in range(4):
             off = self.images(position) - position
             off -= np.rint(off)
-            near = self.length(off) < _MERGED
+            near = self.length(off) < MERGED
             position = position + off[near].mean(0)
         distance = self.length(self.images(position) - position)
-        keeping = distance < _IN_PLACE
+        keeping = distance < IN_PLACE
         if (~keeping & (distance < NEAREST)).any():
             return None
+        return position, int(keeping.sum()), self.freedom(keeping)
+
+    def freedom(self, keeping: NDArray[np.bool_]) -> Floats:
+        """(3, 3) columns along what an atom may move that these operations keep in its place, fractions for 1 Å."""
         u, s, _ = np.linalg.svd(self._cartesian[keeping].mean(0))
-        return position, int(keeping.sum()), np.linalg.inv(self.reflections.matrix) @ u[:, : int((s > 0.5).sum())]
+        free: Floats = self._inverse @ (u * (s > 0.5))
+        return free
 
     def waves(self, positions: Floats) -> NDArray[np.complex64]:
         """(m, g, o) exp(2πi h·(Rx + t))."""
@@ -257,9 +273,13 @@ class AtomModel:
     b : (o,) Å²
     keeping : (o,)
         Operations that leave the atom in its place: its orbit has g / keeping atoms.
-    free : o of (3, r)
-        Along what each may move, fractions for 1 Å.
+    free : (o, 3, 3)
+        Columns along what each may move, fractions for 1 Å; those beyond its freedom are 0.
     scale : float
+    known : bool
+        Whether the elements are, so that the numbers of electrons are no unknowns.
+    shared_b : bool
+        Whether all atoms have one b.
     """
 
     frame: Frame
@@ -267,12 +287,14 @@ class AtomModel:
     electrons: Floats
     b: Floats
     keeping: Floats
-    free: tuple[Floats, ...]
+    free: Floats
     scale: float = 1.0
+    known: bool = False
+    shared_b: bool = False
 
     @classmethod
     def without_atoms(cls, frame: Frame) -> AtomModel:
-        return cls(frame, np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0), ())
+        return cls(frame, np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0), np.empty((0, 3, 3)))
 
     def __len__(self) -> int:
         return len(self.electrons)
@@ -285,8 +307,9 @@ class AtomModel:
     @property
     def parameters(self) -> float:
         """Number of an orbit's parameters as they count, with scale and mean b."""
-        weak = (self.electrons < _WEAK * self.electrons.max(initial=0)).sum()
-        return float(2 + sum(1 + _COST_OF_B + f.shape[1] for f in self.free) + _COST_OF_WEAK * weak)
+        weak = 0 if self.known else (self.electrons < _WEAK * self.electrons.max(initial=0)).sum()
+        each = (not self.known) + _COST_OF_B * (not self.shared_b)
+        return float(2 + each * len(self) + self._movable.sum() + _COST_OF_WEAK * weak)
 
     def share(self, independent: int | None = None) -> float:
         """Parameters over amplitudes: those that the group does not relate, or so many."""
@@ -295,7 +318,7 @@ class AtomModel:
     def only(self, which: Ints) -> AtomModel:
         return replace(
             self, positions=self.positions[which], electrons=self.electrons[which], b=self.b[which],
-            keeping=self.keeping[which], free=tuple(self.free[i] for i in which),
+            keeping=self.keeping[which], free=self.free[which],
         )  # fmt: skip
 
     def contributions(self) -> Complexes:
@@ -379,13 +402,19 @@ class AtomModel:
             electrons=np.append(self.electrons, [min(height / scale, HEAVIEST - 1) for _, height in new]),
             b=np.append(self.b, np.full(len(new), b)),
             keeping=np.append(self.keeping, [s[1] for s, _ in new]),
-            free=(*self.free, *(s[2] for s, _ in new)),
+            free=np.concatenate([self.free, [s[2] for s, _ in new]]),
             scale=scale,
         )
 
     def _occupied(self, position: Floats, others: list[Site]) -> bool:
         atoms = [*self.positions, *(s[0] for s in others)]
         return any(self.frame.length(self.frame.images(atom) - position).min() < NEAREST for atom in atoms)
+
+    @cached_property
+    def _movable(self) -> NDArray[np.bool_]:
+        """(o, 3) which columns of `free` are a freedom."""
+        found: NDArray[np.bool_] = np.any(self.free, axis=1)
+        return found
 
     @cached_property
     def _falling(self) -> Floats:
@@ -424,30 +453,37 @@ class AtomModel:
         fc = each.sum(1)
         along = frame.image_indices.transpose(0, 2, 1).astype(np.float32) @ waves
         turned = along * (2j * np.pi * (falling * f)[:, None])
-        moves = [turned[:, :, i] @ free for i, free in enumerate(self.free)]
-        derivatives = np.concatenate([shape * slope, *moves, -frame.s2[:, None] * each, fc[:, None]], 1)
+        moves = np.einsum("mio,oij->moj", turned, self.free)[:, self._movable]
+        falls = -frame.s2[:, None] * (fc[:, None] if self.shared_b else each)
+        electrons = [] if self.known else [shape * slope]
+        derivatives = np.concatenate([*electrons, moves, falls, fc[:, None]], 1)
         size = abs(fc)
         root = np.sqrt(frame.weight / frame.norm)
         # an amplitude changes with what is along its phase
         jacobian = root[:, None] * (derivatives * (fc.conj() / np.maximum(size, 1e-12))[:, None]).real
         matrix = jacobian.T @ jacobian
         right = jacobian.T @ (root * (frame.amplitude - size))
+        if self.shared_b:
+            return matrix, right
         b = slice(-1 - o, -1)
         matrix[b, b] += self._pull * (np.eye(o) - 1 / o)
         right[b] -= self._pull * (self.b - self.b.mean())
         return matrix, right
 
     def _moved(self, step: Floats) -> AtomModel:
-        o, positions, at = len(self), self.positions.copy(), len(self)
-        for i, free in enumerate(self.free):
-            shift = free @ step[at : at + free.shape[1]]
-            at += free.shape[1]
-            length = float(np.linalg.norm(self.frame.reflections.matrix @ shift))
-            positions[i] += shift * min(1.0, _LONGEST / max(length, 1e-12))
+        o, at = len(self), 0 if self.known else len(self)
+        own = np.zeros((o, 3))
+        own[self._movable] = step[at : at + (moving := int(self._movable.sum()))]
+        shift = (self.free @ own[..., None])[..., 0]
+        length = np.linalg.norm(shift @ self.frame.reflections.matrix.T, axis=1)
+        positions = self.positions + shift * np.minimum(1.0, _LONGEST / np.maximum(length, 1e-12))[:, None]
+        at += moving
         return replace(
             self, positions=positions,
-            electrons=np.clip(self.electrons + step[:o], 0.05 * self.electrons, HEAVIEST - 1),
-            b=np.clip(self.b + np.clip(step[at : at + o], -2, 2), -1, 16),
+            electrons=self.electrons
+            if self.known
+            else np.clip(self.electrons + step[:o], 0.05 * self.electrons, HEAVIEST - 1),
+            b=np.clip(self.b + np.clip(step[at:-1], -2, 2), -1, 16),
             scale=self.scale * float(np.exp(np.clip(step[-1], -0.5, 0.5))),
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,11 @@ from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.evaluation.metrics import correlation_maps, solved, trivial
 from phaseray.evaluation.peaks import atoms_found
 from phaseray.phasing.problem import PhaseProblem, density_of, resampled, unit
-from phaseray.phasing.solve import Method, judged, solve_starts
+from phaseray.phasing.solve import METHODS, WITH_FORMULA, atoms_of, judged, solve_starts
 
+TOLD = "+formula"
+NAMES = tuple(name for method in METHODS for name in ((method, method + TOLD) if method in WITH_FORMULA else (method,)))
+"""Of the methods, and of those that are told the formula."""
 FINER = 2
 """Points of the grid that maps are compared on, for each of the grid they are phased on, along each axis."""
 
@@ -32,11 +35,12 @@ class Task:
     """One crystal at one resolution, to be phased by several methods.
 
     `measured` holds indices, amplitudes and, where known, their σ, of the whole P1 sphere; None: those of the crystal.
+    `methods`: a name that ends in TOLD is the method that is told the formula of the crystal.
     """
 
     crystal: Crystal
     d_min: float
-    methods: tuple[Method, ...]
+    methods: tuple[str, ...]
     group: str
     seed: int = 0
     time_limit: float | None = 10.0
@@ -57,7 +61,7 @@ class Case:
 
     id: str
     group: str
-    method: Method
+    method: str
     d_min: float
     n_atoms: int
     volume: float
@@ -117,9 +121,11 @@ def run_task(task: Task) -> list[Case]:
     cases = []
     for method in task.methods:
         began = time.perf_counter()
+        plain: Any = method.removesuffix(TOLD)
+        formula = atoms_of(crystal.composition) if plain != method else None
         with torch.no_grad():
-            found = solve_starts(problem, method, task.starts, task.seed, task.time_limit)
-            solution = judged(problem, found, method, began)
+            found = solve_starts(problem, plain, task.starts, task.seed, task.time_limit, formula)
+            solution = judged(problem, found, plain, began)
         chosen = maps(found.phases[solution.start])
         cc, recall = scores(chosen)
         best = max(float(correlation_maps(maps(phases), truth).max()) for phases in found.phases)

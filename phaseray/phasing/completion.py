@@ -1,17 +1,16 @@
 """From a map to the atoms that explain the amplitudes: peaks in, least squares, difference map, peaks out.
 
-As crystallographers complete a structure, with SHELXL and its list of peaks, but by no hand. For each group that the
-map shows, and each half of such a group, as a pseudo-symmetry may pass for a symmetry: the strongest peaks become
-atoms, the fit to the amplitudes alone decides whether they stay (Bayes' criterion), and the difference map shows those
-that are missing, until nothing improves. Of all groups the model with the best criterion is taken. Where few atoms
-explain all amplitudes they are right, and so are their phases, however wrong the phases of the map were.
+As crystallographers complete a structure, with SHELXL and its list of peaks, but by no hand. For each space group that
+the amplitudes make likely, and each that the map shows: the strongest peaks become atoms, the fit to the amplitudes
+alone decides whether they stay (Bayes' criterion), and the difference map shows those that are missing, until nothing
+improves. Of all groups the model with the best criterion is taken. Where few atoms explain all amplitudes they are
+right, and so are their phases, however wrong the phases of the map were.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from phaseray.phasing import scoring
-from phaseray.phasing.atom_model import EXACT, AtomModel, Classes, Complexes, Frame, Reflections
+from phaseray.phasing.atom_model import EXACT, AtomModel, Complexes, Frame, Reflections
 from phaseray.phasing.problem import PhaseProblem, Starts, resampled, unit
+from phaseray.phasing.space_groups import AllowedGroups
 from phaseray.phasing.symmetry import AmplitudeSymmetry, Group
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 METHOD = "atoms"
 """Under which its maps are judged."""
@@ -39,11 +38,12 @@ PLAIN = -6.0
 """Criterion from which on wrong models become rare."""
 EFFORT = 1e9
 """Multiplications that a map is worth, a second or two: models of many atoms are left as they then are."""
+LIKELY = 4
+"""Groups that the amplitudes allow that are tried on a map."""
 _LEAST = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # correlations of a map with its image, for an operation
 _SAME = 0.97  # correlation of maps from which on the second tells nothing new
 _BATCH, _EQUALS = 3, 0.6  # orbits taken at once, of at least this share of the strongest peak
 _ROUNDS = 30
-_TRUE_CENTRING = 0.9995  # of the origin peak of the Patterson; less: heavy atoms only seem to be centred
 
 
 @dataclass
@@ -76,8 +76,8 @@ class Completion:
         self.problem = problem
         self.reflections = Reflections.of(problem)
         loose = symmetry or AmplitudeSymmetry(problem)
-        exact = AmplitudeSymmetry(loose.problem, centred=_TRUE_CENTRING)
-        self._independent = len(Classes(self.reflections.hkl, exact.rotations).hkl)
+        self.allowed = AllowedGroups(loose.problem, self.reflections)
+        exact = self.allowed.symmetry
         # heavy atoms may seem to be centred where light ones are not
         self._symmetries = [exact] if len(exact.centrings) == len(loose.centrings) else [exact, loose]
         self.models: list[AtomModel] = []
@@ -89,11 +89,11 @@ class Completion:
 
     def criterion(self, model: AtomModel) -> float:
         """`AtomModel.criterion` for all amplitudes that the symmetry of the amplitudes does not relate."""
-        return model.criterion(self._independent)
+        return model.criterion(self.allowed.independent)
 
     def explains(self, model: AtomModel, misfit: float = EXPLAINED) -> bool:
         """Whether few atoms leave next to nothing of the amplitudes unexplained."""
-        return model.misfit < misfit and model.share(self._independent) <= FEW
+        return model.misfit < misfit and model.share(self.allowed.independent) <= FEW
 
     def complete(
         self, phases: torch.Tensor, probability: NDArray[np.float64], until: float | None = None
@@ -107,12 +107,8 @@ class Completion:
 
         Returns
         -------
-        Starts with the phases of the models, whose `parent` counts the starts given, and whose features are what a
-        model says of itself; None where there is no model.
-
-        criterion : the less the better
-        excess : parameters over independent amplitudes, as far as above ALMOST_MANY
-        explained : how far the criterion is below PLAIN, at most 1.5, where the excess is small
+        Starts with the phases of the models, whose `parent` counts the starts given, and their `features`; None where
+        there is no model.
         """
         began = time.perf_counter()
         models: list[AtomModel] = []
@@ -126,24 +122,31 @@ class Completion:
             self._tried = torch.cat([self._tried, phases[start : start + 1]])
             model = self.model(phases[start], until)
             # what has about as many parameters as there are amplitudes says nothing
-            if model is not None and model.share(self._independent) <= MOST:
+            if model is not None and model.share(self.allowed.independent) <= MOST:
                 models.append(model)
                 parents.append(int(start))
         if not models:
             return None
         self.models += models
-        criterion = np.array([self.criterion(model) for model in models])
-        excess = np.array([max(model.share(self._independent) - ALMOST_MANY, 0.0) for model in models])
         return Starts(
-            phases=torch.stack([self._phases(model) for model in models]),
-            features={
-                "criterion": criterion,
-                "excess": excess,
-                "explained": np.clip(PLAIN - criterion, 0, 1.5) * np.clip(1 - excess / 0.1, 0, 1),
-            },
+            phases=torch.stack([self.phases(model) for model in models]),
+            features=self.features(models),
             seconds=time.perf_counter() - began,
             parent=np.array(parents, np.int64),
         )
+
+    def features(self, models: Sequence[AtomModel]) -> dict[str, Floats]:
+        """Each (number of models,): what a model says of itself.
+
+        criterion : the less the better
+        excess : parameters over independent amplitudes, as far as above ALMOST_MANY
+        explained : how far the criterion is below PLAIN, at most 1.5, where the excess is small
+        """
+        criterion = np.array([self.criterion(model) for model in models])
+        share = np.array([model.share(self.allowed.independent) for model in models])
+        excess = np.maximum(share - ALMOST_MANY, 0.0)
+        explained = np.clip(PLAIN - criterion, 0, 1.5) * np.clip(1 - excess / 0.1, 0, 1)
+        return {"criterion": criterion, "excess": excess, "explained": explained}
 
     def model(self, phases: torch.Tensor, until: float | None = None) -> AtomModel | None:
         """The best model of one map, of unit phases (nx, ny, nz')."""
@@ -151,7 +154,7 @@ class Completion:
         best = self._best(phases, effort)
         # its phases are better than those of the map it came from, even where it is not all, and show more symmetry
         if best is not None and not self.explains(best, EXACT) and not effort.gone:
-            again = self._best(self._phases(best), effort)
+            again = self._best(self.phases(best), effort)
             if again is not None and self.criterion(again) < self.criterion(best):
                 best = again
         return best
@@ -160,40 +163,31 @@ class Completion:
         f = self.problem.structure_factors(phases)
         values = self.reflections.values(f)
         best: AtomModel | None = None
-        for rotations, translations, half in self._groups(f):
-            if best is not None and self.explains(best, EXPLAINED if half else EXACT):
+        for group, centrings in self._groups(f):
+            if best is not None and self.explains(best, EXACT):
                 break
-            frame = Frame(self.reflections, rotations, translations)
-            found = completed(frame, self.reflections.mean(values, rotations, translations), effort)
+            frame = Frame(self.reflections, group, centrings)
+            found = completed(frame, self.reflections.mean(values, frame.group), effort)
             if len(found) and (best is None or self.criterion(found) < self.criterion(best)):
                 best = found
             if effort.gone:
                 break
         return best
 
-    def _groups(self, f: torch.Tensor) -> Iterator[tuple[Ints, Floats, bool]]:
-        """Rotations and translations of the groups to try, large ones first, and after them halves of groups."""
-        for symmetry in self._symmetries:
-            yield from self._groups_by(symmetry, f)
+    def _groups(self, f: torch.Tensor) -> Iterator[tuple[Group, Floats]]:
+        """Groups to try, with the centrings of their lattice.
 
-    def _groups_by(self, symmetry: AmplitudeSymmetry, f: torch.Tensor) -> Iterator[tuple[Ints, Floats, bool]]:
-        small = resampled(f, self.problem.shape, symmetry.problem.shape)
-        whole = sorted(symmetry.groups(small, _LEAST), key=len, reverse=True)
-        groups = [*whole, Group(np.eye(3, dtype=np.int64)[None], np.zeros((1, 3)))]
-        seen = set[tuple[bytes, ...]]()
-        for rotations, translations, half in itertools.chain(
-            ((g.rotations, g.translations, False) for g in groups),
-            ((g.rotations[half], g.translations[half], True) for g in whole for half in halves(g)),
-        ):
-            key = tuple(sorted(r.tobytes() for r in rotations))
-            if key not in seen:
-                seen.add(key)
-                centrings = symmetry.centrings
-                yield (
-                    np.concatenate([rotations] * len(centrings)),
-                    np.concatenate([translations + centring for centring in centrings]),
-                    half,
-                )
+        First those that the amplitudes allow, about the origin where the map fits them best; then those that the map
+        shows, as not every symmetry of the amplitudes is one of the crystal.
+        """
+        exact = self.allowed.symmetry
+        small = resampled(f, self.problem.shape, exact.problem.shape)
+        placed = [exact.placed(small, group) for group in self.allowed.likely]
+        placed.sort(key=lambda each: (round(each[1], 1), len(each[0])), reverse=True)
+        yield from ((group, exact.centrings) for group, _ in placed[:LIKELY])
+        for symmetry in self._symmetries:
+            small = resampled(f, self.problem.shape, symmetry.problem.shape)
+            yield from ((group, symmetry.centrings) for group in _shown(symmetry, small))
 
     def _known(self, phases: torch.Tensor) -> bool:
         if not len(self._tried):
@@ -201,10 +195,17 @@ class Completion:
         alike = scoring.correlations(self.problem, torch.cat([phases[None], self._tried]), 0)[1:]
         return bool((alike > _SAME).any())
 
-    def _phases(self, model: AtomModel) -> torch.Tensor:
+    def phases(self, model: AtomModel) -> torch.Tensor:
+        """(nx, ny, nz') unit phases, 1 where nothing is measured."""
         half = self.reflections.on_half_grid(model.everywhere())
         phases = unit(torch.as_tensor(half.astype(np.complex64), device=self.problem.device))
         return torch.where(self.problem.measured, phases, torch.ones_like(phases))
+
+
+def _shown(symmetry: AmplitudeSymmetry, f: torch.Tensor) -> list[Group]:
+    """The groups that the map of a half grid f (nx, ny, nz') shows, large ones first, and none at all."""
+    alone = Group(np.eye(3, dtype=np.int64)[None], np.zeros((1, 3)))
+    return [*sorted(symmetry.groups(f, _LEAST), key=len, reverse=True), alone]
 
 
 def completed(frame: Frame, values: Complexes, effort: Effort) -> AtomModel:
@@ -259,30 +260,6 @@ def _pruned(model: AtomModel, effort: Effort) -> AtomModel:
         else:
             return model
     return model
-
-
-def halves(group: Group) -> list[Ints]:
-    """The subgroups of half the order of a group, as numbers of their operations.
-
-    They are the kernels of the maps of the group onto ±1, which the signs of the generators fix.
-    """
-    number = {r.tobytes(): i for i, r in enumerate(group.rotations)}
-    generators = [number[r.tobytes()] for r, _ in group.generators]
-    product = [[number[(r @ group.rotations[g]).tobytes()] for g in generators] for r in group.rotations]
-    found = []
-    for signs in itertools.product((1, -1), repeat=len(generators)):
-        sign = {0: 1}
-        todo, consistent = [0], -1 in signs
-        while todo and consistent:
-            a = todo.pop()
-            for b, own in zip(product[a], signs, strict=True):
-                if b not in sign:
-                    sign[b] = sign[a] * own
-                    todo.append(b)
-                consistent &= sign[b] == sign[a] * own
-        if consistent:
-            found.append(np.array([i for i in range(len(group)) if sign[i] == 1]))
-    return found
 
 
 def _size(values: Complexes) -> Floats:

@@ -115,11 +115,13 @@ def solve_starts(
     network: Network | None = None,
     settings: Settings | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
+    projections: Sequence[Projection | None] | None = None,
 ) -> Starts:
     """The network's iteration from `starts` random beginnings at once.
 
     Parameters
     ----------
+    projections : of half grids of `on_network_grid(problem)`, one for each start, which holds all the while; None: free
     network : without, the one of the package (`weights.shipped_network`)
     time_limit : seconds; the iteration settles early then
     watch : called with the number of cycles done and the maps (S, nx, ny, nz) so far, from 0 on
@@ -141,13 +143,17 @@ def solve_starts(
     shape = observed.shape
     relax = torch.tensor([settings.relax[i % len(settings.relax)] for i in range(starts)], device=device)
     state = random_state(observed, seed)
+    project = None if projections is None else _projected(observed, projections)
+    if project is not None:
+        state = replace(state, coefficients=observed.amplitude * unit_or_one(project(state.coefficients)))
 
     def show(cycle: int, coefficients: Tensor) -> None:
         if watch is not None:
             watch(cycle, transform_back(coefficients, shape))
 
     until = None if time_limit is None else began + time_limit
-    state, before, done = iterate(network, observed, state, relax[:, None, None, None], settings, until, show)
+    over = relax[:, None, None, None]
+    state, before, done = iterate(network, observed, state, over, settings, until, show, project)
     return _starts(problem, observed, state, before, done, began)
 
 
@@ -180,6 +186,18 @@ def settle(
     observed = observed_of(problem, len(phases), settings)
     begun = resampled(problem.amplitude * phases, problem.shape, observed.shape).conj().resolve_conj()
 
+    project = _projected(observed, projections)
+    X = observed.amplitude * unit(project(begun))
+    state = State(X, transform_back(X, observed.shape))
+    own = replace(settings, cycles=0)
+    until = None if time_limit is None else began + time_limit
+    state, before, done = iterate(network, observed, state, 0.0, own, until, project=project)
+    return _starts(problem, observed, state, before, done, began)
+
+
+def _projected(observed: Observed, projections: Sequence[Projection | None]) -> Callable[[Tensor], Tensor]:
+    """Transforms (B, D, H, K) to those with each one's symmetry, where amplitudes are measured."""
+
     def project(G: Tensor) -> Tensor:
         for i, projection in enumerate(projections):
             if projection is not None:
@@ -187,12 +205,7 @@ def settle(
                 G[i] = torch.where(observed.measured[i], mean, G[i])
         return G
 
-    X = observed.amplitude * unit(project(begun))
-    state = State(X, transform_back(X, observed.shape))
-    own = replace(settings, cycles=0)
-    until = None if time_limit is None else began + time_limit
-    state, before, done = iterate(network, observed, state, 0.0, own, until, project=project)
-    return _starts(problem, observed, state, before, done, began)
+    return project
 
 
 def on_network_grid(problem: PhaseProblem, settings: Settings | None = None) -> PhaseProblem:

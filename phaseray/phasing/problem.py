@@ -240,7 +240,7 @@ class Starts:
     seconds : float
     parent : (S,) int array or None
         Of what was made from another start (the map with its symmetry put in), that start; a start is its own
-        parent. None: all are.
+        parent, and -1 stands for what was made from none. None: all are starts.
     made_by : (method, number) of one start after the other
         Where more than one method made them: each is judged by its own standards. What a method does not know of a
         start is NaN among the features.
@@ -278,6 +278,10 @@ class Starts:
                 ),
             )
             first += number
+
+    def only(self, which: NDArray[np.int64]) -> Starts:
+        """Some of the starts of one method, each its own parent."""
+        return Starts(self.phases[which], {k: v[which] for k, v in self.features.items()}, cycles=self.cycles)
 
     @property
     def makers(self) -> NDArray[np.str_]:

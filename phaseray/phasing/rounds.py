@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phaseray.phasing import charge_flipping, network, scoring
+from phaseray.phasing import charge_flipping, network, scoring, site_search
 from phaseray.phasing.completion import METHOD as ATOMS
 from phaseray.phasing.completion import Completion
 from phaseray.phasing.problem import PhaseProblem, Starts
 from phaseray.phasing.symmetrised import averaged, joined, told, with_symmetry
-from phaseray.phasing.symmetry import AmplitudeSymmetry, Projection
+from phaseray.phasing.symmetry import AmplitudeSymmetry, Group, Projection
 
 ROUNDS = 4
 """As often the network tries so many starts anew, unless told how many: until one of them is ENOUGH."""
@@ -23,6 +23,8 @@ ENOUGH = 0.9
 """Probability at which a start is taken for the solution."""
 FLIPPED = 16
 """Starts of charge flipping before those of the network."""
+PLACING = 0.4
+"""Share of the time for atoms of a formula, before anything else is tried."""
 
 
 def network_rounds(
@@ -35,6 +37,9 @@ def network_rounds(
 ) -> Starts:
     """All starts of all rounds, those with their symmetry, and the atoms found in them, until one is probably right.
 
+    Every second start is under one of the space groups that the amplitudes make likely, about an origin of its own;
+    the others are free.
+
     `watch` is that of `network.solve_starts`, once a round.
     """
     began = time.perf_counter()
@@ -44,6 +49,7 @@ def network_rounds(
     found: list[Starts] = []
     cleared: list[Starts] = []
     models: Starts | None = None
+    likely = [group for group in completion.allowed.likely if len(group) > 1]
 
     def left() -> float | None:
         return None if until is None else until - time.perf_counter()
@@ -57,20 +63,30 @@ def network_rounds(
         if found and remaining is not None and remaining < found[0].seconds:
             break
         own = seed if not number else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        new = network.solve_starts(problem, starts, own, remaining, problem.device, watch=watch)
-        found.append(told(problem, symmetry, new))
+        under = [None if not i % 2 else _in_turn(likely, number * (starts // 2) + i // 2) for i in range(starts)]
+        projections = [None if group is None else completion.allowed.symmetry.projection(group) for group in under]
+        new = network.solve_starts(
+            problem, starts, own, remaining, problem.device, watch=watch, projections=projections
+        )  # fmt: skip
+        order = np.log2([1 if group is None else len(group) for group in under])
+        found.append(told(problem, symmetry, replace(new, features={**new.features, "order": order})))
         probable = scoring.judge(problem, joined(found), "network")[0][-starts:]
         remaining = left()
         if remaining is None or remaining > 0:
-            more = with_symmetry(problem, symmetry, found[-1], probable, settle)
+            free = np.flatnonzero(order == 0)
+            more = with_symmetry(problem, symmetry, found[-1].only(free), probable[free], settle)
             if more is not None:
-                cleared.append(replace(more, parent=more.parents + number * starts))
+                cleared.append(replace(more, parent=free[more.parents] + number * starts))
         maps = joined(found, cleared)
         models = _models(completion, maps, scoring.judge(problem, maps, "network")[0], models, until)
         together = _with_models("network", maps, models)
         if scoring.judge(problem, together, "network")[0].max() >= ENOUGH:
             break
     return together
+
+
+def _in_turn(groups: Sequence[Group], number: int) -> Group | None:
+    return groups[number % len(groups)] if groups else None
 
 
 def _models(
@@ -104,3 +120,23 @@ def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limi
     second = network_rounds(problem, starts, rounds, seed, rest)
     second = replace(second, parent=second.parents + len(first))
     return Starts.of_methods(("", first), ("", second))
+
+
+def placed_first(
+    problem: PhaseProblem,
+    formula: Mapping[int, int],
+    seed: int,
+    time_limit: float | None,
+    otherwise: Callable[[float | None], Starts],
+) -> Starts:
+    """The atoms of a formula; where they are not probably right, also what `otherwise` finds in the seconds left."""
+    began = time.perf_counter()
+    until = None if time_limit is None else began + PLACING * time_limit
+    placed = site_search.place(problem, formula, seed, until)
+    if placed is not None:
+        placed = Starts.of_methods((site_search.METHOD, placed))
+        if scoring.judge(problem, placed, site_search.METHOD)[0].max() >= ENOUGH:
+            return placed
+    left = None if time_limit is None else max(began + time_limit - time.perf_counter(), 1e-3)
+    found = otherwise(left)
+    return found if placed is None else Starts.of_methods(("", found), ("", placed))

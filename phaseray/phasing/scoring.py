@@ -26,7 +26,8 @@ _ROUGH = 3.0  # points per d_min of the grid on which all pairs of starts are co
 def features(problem: PhaseProblem, phases: Tensor, parents: NDArray[np.int64] | None = None) -> Features:
     """Features of unit phases (S, nx, ny, nz'), each (S,).
 
-    `parents` are those of `Starts`, the starts themselves first: what was made of one start does not confirm it.
+    `parents` are those of `Starts`, the starts themselves first: what was made of one start does not confirm it. What
+    was made of none stands for itself.
 
     residual
         R of the amplitudes of the positive part of the map against the measured ones: what charge flipping
@@ -57,8 +58,9 @@ def features(problem: PhaseProblem, phases: Tensor, parents: NDArray[np.int64] |
     positive = torch.fft.rfftn(z.clamp_min(0), dim=AXES, norm="forward").abs()
     squared = torch.fft.rfftn(z.square(), dim=AXES, norm="forward").abs()
     weight = problem.weight * problem.measured
-    own = np.arange(len(phases)) if parents is None else parents
-    starts = int((own == np.arange(len(own))).sum())
+    every = np.arange(len(phases))
+    own = every if parents is None else np.where(parents < 0, every, parents)
+    starts = int((own == every).sum())
     alike = likeness(problem, phases, starts)
     alike = alike * torch.as_tensor(own[:, None] != own[:starts], device=phases.device)
     found = {

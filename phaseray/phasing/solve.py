@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,11 +15,14 @@ from phaseray.diffraction.grid import Shape
 from phaseray.phasing import scoring
 from phaseray.phasing.completion import METHOD as ATOMS
 from phaseray.phasing.problem import PhaseProblem, Starts
-from phaseray.phasing.rounds import ENOUGH, FLIPPED, ROUNDS, hybrid, network_rounds
+from phaseray.phasing.rounds import ENOUGH, FLIPPED, ROUNDS, hybrid, network_rounds, placed_first
+from phaseray.phasing.site_search import METHOD as FORMULA
 from phaseray.phasing.symmetrised import averaged
 
 Method = Literal["network", "charge_flipping", "rrr", "zero", "hybrid"]
 METHODS: tuple[Method, ...] = get_args(Method)
+WITH_FORMULA: tuple[Method, ...] = ("network", "hybrid")
+"""Those that know what to do with one."""
 STARTS: dict[Method, int] = {"network": 8, "hybrid": 8, "charge_flipping": FLIPPED, "rrr": 16, "zero": 1}
 
 DOUBLING = {"misfit": 0.1, "residual": 0.01}
@@ -49,6 +53,7 @@ class Solution:
     features : name → float
         What the score was made of.
     starts : int
+        Random beginnings that were tried: 0 where the atoms of the formula were enough.
     agreeing : int
         Starts that arrived at the same map (correlation ≥ 0.8), this one among them.
     start : int
@@ -80,6 +85,7 @@ def solve_map(
     device: str | torch.device | None = None,
     d_min: float | None = None,
     sigma: ArrayLike | None = None,
+    formula: str | Mapping[str, float] | None = None,
 ) -> Solution:
     """The electron density of a crystal from the amplitudes of its reflections alone, whatever its space group.
 
@@ -107,6 +113,10 @@ def solve_map(
         Å; reflections beyond are not used. Without: all are.
     sigma : (n,), optional
         Standard uncertainties of the amplitudes.
+    formula : optional
+        What the crystal is made of, "Mg2SiO4" or {"Mg": 2, "Si": 1, "O": 4}, for "network" and "hybrid": before
+        anything else its atoms are placed in the space groups that the amplitudes allow, and fitted to them. How many
+        formula units the cell holds need not be known.
 
     Raises
     ------
@@ -119,17 +129,47 @@ def solve_map(
         raise ValueError(f"starts must be at least 1, not {starts}")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be above 0 s, not {time_limit}")
+    if formula is not None and method not in WITH_FORMULA:
+        raise ValueError(f"a formula helps {' and '.join(WITH_FORMULA)} only, not {method}: leave it out")
     began = time.perf_counter()
+    contents = None if formula is None else atoms_of(formula)
     problem = PhaseProblem.of(cell, hkl, amplitude, d_min=d_min, sigma=sigma, device=device)
     with torch.no_grad():
-        found = solve_starts(problem, method, starts, seed, time_limit)
+        found = solve_starts(problem, method, starts, seed, time_limit, contents)
         return judged(problem, found, method, began)
 
 
+def atoms_of(formula: str | Mapping[str, float]) -> dict[int, int]:
+    """Atomic number → number of atoms, whole and without common divisor, the heavy ones first; ValueError if it is no
+    formula."""
+    from pymatgen.core import Composition, Element
+
+    try:
+        composition = Composition(formula).element_composition
+        if not all(isinstance(element, Element) for element in composition):
+            raise ValueError("it has symbols of no element")
+        whole = Composition(composition.get_integer_formula_and_factor(max_denominator=12)[0])
+        found = {int(element.Z): round(amount) for element, amount in whole.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{formula!r} is no chemical formula, such as Mg2SiO4: {error}") from None
+    if not found:
+        raise ValueError("the formula is empty; write it as Mg2SiO4, or leave it out")
+    return dict(sorted(found.items(), reverse=True))
+
+
 def solve_starts(
-    problem: PhaseProblem, method: Method, starts: int | None, seed: int, time_limit: float | None
+    problem: PhaseProblem,
+    method: Method,
+    starts: int | None,
+    seed: int,
+    time_limit: float | None,
+    formula: Mapping[int, int] | None = None,
 ) -> Starts:
-    """All starts of one method; without a number, as many as suit it."""
+    """All starts of one method; without a number, as many as suit it. The formula is `atoms_of` what the user gave."""
+    if formula is not None and method in WITH_FORMULA:
+        return placed_first(
+            problem, formula, seed, time_limit, lambda left: solve_starts(problem, method, starts, seed, left)
+        )
     rounds = ROUNDS if starts is None else 1
     starts = starts or STARTS[method]
     if method == "zero":
@@ -180,19 +220,21 @@ def finest(
 ) -> int:
     """Which start to take: of the family of the most probable one, the least misfit for its symmetry.
 
-    Atoms found in a map stand for themselves, and before all maps where they are ENOUGH: where both are right, the map
-    of the atoms has the smaller errors. Of several that are ENOUGH those with the best criterion are taken.
+    Atoms, found in a map or of a formula, stand for themselves, and before all maps where they are ENOUGH: where both
+    are right, the map of the atoms has the smaller errors. Of several that are ENOUGH those with the best criterion are
+    taken.
 
     A map and the same map with its symmetry are right or wrong together, and the probability hardly tells them
     apart; the true symmetry leaves the misfit much as it is, a false one does not. Each doubling of the group may
     cost DOUBLING of it.
     """
     makers = np.full(len(parents), "") if makers is None else makers
-    enough = (makers == ATOMS) & (probability >= ENOUGH)
+    of_atoms = np.isin(makers, (ATOMS, FORMULA))
+    enough = of_atoms & (probability >= ENOUGH)
     if enough.any():
         return int(np.where(enough, table["criterion"], np.inf).argmin())
     best = int(probability.argmax())
-    if makers[best] == ATOMS:
+    if of_atoms[best]:
         return best
     family = np.flatnonzero((parents == parents[best]) & (makers == makers[best]))
     name = "misfit" if "misfit" in table and np.isfinite(table["misfit"][family]).all() else "residual"

@@ -105,4 +105,6 @@ def joined(found: Sequence[Starts], cleared: Sequence[Starts] = ()) -> Starts:
 
 
 def _with_order(found: Starts) -> Starts:
+    if "order" in found.features:
+        return found
     return replace(found, features={**found.features, "order": np.zeros(len(found))})

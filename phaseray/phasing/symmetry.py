@@ -36,6 +36,7 @@ CENTRED = 0.98
 """Of the origin peak of the Patterson function, that a lattice translation has."""
 _INCONSISTENT = 0.08  # of a cell edge, by which the products of operations may miss the group
 _REFINEMENTS = 4
+_PLACING = 12  # operations that a group is placed by
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +150,50 @@ class AmplitudeSymmetry:
             if upto and len(upto[-1]) not in [len(g) for g in found]:
                 found.append(upto[-1])
         return found
+
+    def placed(self, f: Tensor, group: Group) -> tuple[Group, float]:
+        """A group whose origin is not known, about the origin at which the map of a half grid f (nx, ny, nz') fits it
+        best, and its mean correlation with its images there.
+
+        An operation x → Rx + t about a point p is x → Rx + t + (1 - R)p.
+        """
+        values = f.detach().cpu().numpy().ravel()[self._flat]
+        chosen = [i for i, r in enumerate(group.rotations) if (r != np.eye(3)).any()][:_PLACING]
+        if not chosen:
+            return group, 1.0
+        own = [self._number[group.rotations[i].tobytes()] for i in chosen]
+        product = values * self._rotated(values, own).conj()
+        fine: Shape = tuple(2 * n for n in self._shape)  # type: ignore[assignment]
+        sums = self._sums(product, fine).reshape(len(own), -1)
+        hands = (1,) if (-np.eye(3) == group.rotations).all((1, 2)).any() else (1, -1)
+        found = [
+            self._placed(Group(group.rotations, hand * group.translations), chosen, sums, product) for hand in hands
+        ]
+        return max(found, key=lambda each: each[1])
+
+    def _placed(
+        self, group: Group, chosen: list[int], sums: Floats, product: NDArray[np.complex128]
+    ) -> tuple[Group, float]:
+        t, moves = group.translations[chosen], np.eye(3) - group.rotations[chosen]
+        fine = 2 * np.array(self._shape)
+        points = np.indices(tuple(fine.tolist())).reshape(3, -1).T / fine
+        total = np.zeros(len(points))
+        for own, move, shift in zip(sums, moves, t, strict=True):
+            index = np.rint((points @ move.T + shift) * fine).astype(np.int64) % fine
+            total += own[np.ravel_multi_index(tuple(index.T), tuple(fine))]
+        p = points[total.argmax()]
+        two_pi_h, g = 2 * np.pi * self._hkl, self._weight * product
+        limit = 0.5 / np.array(self._shape)
+        for _ in range(_REFINEMENTS):
+            q = g * np.exp(-1j * ((moves @ p + t) @ two_pi_h.T))
+            slope, curvature = np.zeros(3), np.zeros((3, 3))
+            for own, move in zip(q, moves, strict=True):
+                along = two_pi_h @ move
+                slope += own.imag @ along
+                curvature += (along * own.real[:, None]).T @ along
+            p = p + np.clip(np.linalg.pinv(curvature, rcond=1e-6, hermitian=True) @ slope, -limit, limit)
+        c = (g * np.exp(-1j * ((moves @ p + t) @ two_pi_h.T))).real.sum(1) / self._norm
+        return Group(group.rotations, group.translations + (np.eye(3) - group.rotations) @ p), float(c.mean())
 
     def projection(self, group: Group) -> Projection:
         """What takes half grids to their means over the group."""

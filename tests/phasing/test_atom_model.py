@@ -12,16 +12,17 @@ from phaseray.crystal import Crystal
 from phaseray.diffraction.structure_factors import structure_factors
 from phaseray.phasing.atom_model import AtomModel, Frame, Reflections
 from phaseray.phasing.problem import PhaseProblem
+from phaseray.phasing.symmetry import Group
 from tests.phasing.test_symmetry import crystal
 
 D_MIN, U_ISO = 1.2, 0.02
 B = 8 * np.pi**2 * U_ISO
-P1 = (np.eye(3, dtype=np.int64)[None], np.zeros((1, 3)))
+P1 = Group(np.eye(3, dtype=np.int64)[None], np.zeros((1, 3)))
 
 
-def operations(symbol: str) -> tuple[np.ndarray, np.ndarray]:
+def operations(symbol: str) -> Group:
     ops = list(gemmi.SpaceGroup(symbol).operations())
-    return np.array([op.rot for op in ops]) // gemmi.Op.DEN, np.array([op.tran for op in ops]) / gemmi.Op.DEN
+    return Group(np.array([op.rot for op in ops]) // gemmi.Op.DEN, np.array([op.tran for op in ops]) / gemmi.Op.DEN)
 
 
 def true_model(made: Crystal, frame: Frame) -> AtomModel:
@@ -32,7 +33,7 @@ def true_model(made: Crystal, frame: Frame) -> AtomModel:
     n = len(positions)
     return AtomModel(
         frame, positions, made.numbers[first].astype(float), np.full(n, B), np.ones(n),
-        tuple(np.linalg.inv(frame.reflections.matrix) for _ in range(n)),
+        np.array([np.linalg.inv(frame.reflections.matrix)] * n),
     )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def symbol(request) -> str:
 def test_structure_factors_are_the_direct_sums(symbol: str, with_symmetry: bool):
     made = crystal(symbol)
     reflections = Reflections.of(PhaseProblem.from_crystal(made, D_MIN))
-    frame = Frame(reflections, *(operations(symbol) if with_symmetry else P1))
+    frame = Frame(reflections, operations(symbol) if with_symmetry else P1)
     model = true_model(made, frame)
     want = structure_factors(made, reflections.hkl)
     np.testing.assert_allclose(model.everywhere(), want, atol=2e-5 * abs(want).max())
@@ -58,18 +59,17 @@ def test_structure_factors_are_the_direct_sums(symbol: str, with_symmetry: bool)
 def test_amplitudes_that_the_group_relates_are_one(symbol: str):
     made = crystal(symbol)
     reflections = Reflections.of(PhaseProblem.from_crystal(made, D_MIN))
-    rotations, translations = operations(symbol)
     asu = gemmi.ReciprocalAsu(gemmi.SpaceGroup(symbol))
     group = gemmi.SpaceGroup(symbol).operations()
     classes = {tuple(asu.to_asu(h, group)[0]) for h in reflections.hkl.tolist()}
-    assert len(Frame(reflections, rotations, translations)) == len(classes)
+    assert len(Frame(reflections, operations(symbol))) == len(classes)
 
 
 def test_derivatives_are_those_of_the_cost():
     made = crystal("P 21 21 21")
     reflections = Reflections.of(PhaseProblem.from_crystal(made, D_MIN))
     rng = np.random.default_rng(0)
-    model = true_model(made, Frame(reflections, *operations("P 21 21 21")))
+    model = true_model(made, Frame(reflections, operations("P 21 21 21")))
     off = rng.normal(0, 0.01, model.positions.shape)
     # electrons between whole numbers, where form factors have a slope
     model = replace(
@@ -87,7 +87,7 @@ def test_derivatives_are_those_of_the_cost():
 def test_atoms_near_their_places_are_led_there():
     made = crystal("P n m a")
     reflections = Reflections.of(PhaseProblem.from_crystal(made, D_MIN))
-    true = true_model(made, Frame(reflections, *operations("P n m a")))
+    true = true_model(made, Frame(reflections, operations("P n m a")))
     rng = np.random.default_rng(1)
     start = replace(
         true,
@@ -112,7 +112,7 @@ def test_a_scale_of_their_own_is_fitted_with_the_amplitudes():
         made.cell, Reflections.of(problem).hkl, 40 * Reflections.of(problem).amplitude, d_min=D_MIN
     )
     reflections = Reflections.of(scaled)
-    true = true_model(made, Frame(reflections, *operations("P n m a")))
+    true = true_model(made, Frame(reflections, operations("P n m a")))
     assert true.misfit > 0.5
     found = replace(true, scale=25.0).refined(30, 1e-6)
     assert found.misfit < 1e-5
@@ -121,16 +121,16 @@ def test_a_scale_of_their_own_is_fitted_with_the_amplitudes():
 def test_peaks_near_special_positions_settle_there():
     made = crystal("P n m a")
     reflections = Reflections.of(PhaseProblem.from_crystal(made, D_MIN))
-    frame = Frame(reflections, *operations("P n m a"))
+    frame = Frame(reflections, operations("P n m a"))
     place, keeping, free = frame.settled(np.array([0.2, 0.24, 0.3]))
     assert place[1] == pytest.approx(0.25)
-    assert (keeping, free.shape) == (2, (3, 2))
+    assert (keeping, np.linalg.matrix_rank(free)) == (2, 2)
     assert abs(free[1]).max() < 1e-9
     place, keeping, free = frame.settled(np.array([0.01, -0.02, 0.51]))
     assert place == pytest.approx([0, 0, 0.5])
-    assert (keeping, free.shape) == (2, (3, 0))
+    assert (keeping, free.any()) == (2, False)
     place, keeping, free = frame.settled(np.array([0.2, 0.08, 0.3]))
-    assert (keeping, free.shape) == (1, (3, 3))
+    assert (keeping, np.linalg.matrix_rank(free)) == (1, 3)
     # its image is too far to be the same atom, and too near to be another
     assert frame.settled(np.array([0.2, 0.25 - 0.42 / made.cell[1], 0.3])) is None
 
@@ -138,7 +138,7 @@ def test_peaks_near_special_positions_settle_there():
 def test_parameters_are_counted_and_the_criterion_asks_for_what_they_gain():
     made = crystal("P n m a")
     reflections = Reflections.of(PhaseProblem.from_crystal(made, D_MIN))
-    model = true_model(made, Frame(reflections, *operations("P n m a")))
+    model = true_model(made, Frame(reflections, operations("P n m a")))
     assert model.parameters == pytest.approx(2 + 3 * 4.5)
     assert model.share() == pytest.approx(model.parameters / len(model.frame))
     fewer = model.only(np.array([0, 1]))
@@ -164,6 +164,6 @@ def test_what_sigma_says_is_no_misfit():
     for known in (None, sigma):
         problem = PhaseProblem.of(made.cell, held.hkl, noisy, d_min=D_MIN, sigma=known)
         reflections = Reflections.of(problem)
-        misfits.append(true_model(made, Frame(reflections, *P1)).misfit)
+        misfits.append(true_model(made, Frame(reflections, P1)).misfit)
     assert misfits[0] > 1.5e-3
     assert misfits[1] < 0.35 * misfits[0]

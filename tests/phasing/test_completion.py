@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import gemmi
 import numpy as np
 import pytest
 import torch
@@ -12,11 +11,9 @@ import torch
 from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.evaluation.metrics import map_cc
 from phaseray.phasing import completion
-from phaseray.phasing.completion import Completion, Effort, halves
+from phaseray.phasing.completion import Completion, Effort
 from phaseray.phasing.problem import PhaseProblem, unit
-from phaseray.phasing.symmetry import Group
 from phaseray.sources import prototypes
-from tests.phasing.test_atom_model import operations
 
 D_MIN = 1.5
 
@@ -88,37 +85,3 @@ def test_neither_time_nor_effort_is_exceeded(monkeypatch):
     work = Completion(problem)
     work.complete(rough, np.array([0.9]))
     assert not work.explained
-
-
-@pytest.mark.parametrize(
-    ("symbol", "generators", "number"), [("P -1", 1, 1), ("P m m m", 3, 7), ("P 4/m m m", 3, 7), ("P 2 3", 2, 0)]
-)
-def test_halves_are_the_subgroups_of_half_the_order(symbol: str, generators: int, number: int):
-    rotations, translations = operations(symbol)
-    group = gemmi.SpaceGroup(symbol)
-    own = _generators(rotations)
-    found = halves(Group(rotations, translations, tuple((rotations[i], translations[i]) for i in own)))
-    assert len(found) == number, group.hm
-    for half in found:
-        assert 2 * len(half) == len(rotations)
-        members = {rotations[i].tobytes() for i in half}
-        assert {(rotations[i] @ rotations[j]).tobytes() for i in half for j in half} == members
-    assert len({tuple(half) for half in found}) == number
-
-
-def _generators(rotations: np.ndarray) -> list[int]:
-    """A few operations that make the rest."""
-    own: list[int] = []
-    have = {np.eye(3, dtype=np.int64).tobytes()}
-    for i, r in enumerate(rotations):
-        if r.tobytes() in have:
-            continue
-        own.append(i)
-        table = [np.frombuffer(b, np.int64).reshape(3, 3) for b in have]
-        while True:
-            more = {(a @ rotations[g]).tobytes() for a in table for g in own} - have
-            if not more:
-                break
-            have |= more
-            table = [np.frombuffer(b, np.int64).reshape(3, 3) for b in have]
-    return own

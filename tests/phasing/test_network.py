@@ -10,7 +10,9 @@ from phaseray import map_cc, solve_map
 from phaseray.diffraction.maps import density
 from phaseray.diffraction.structure_factors import structure_factor_grid, structure_factors
 from phaseray.phasing import network
-from phaseray.phasing.problem import PhaseProblem, half_sphere, resampled, unit
+from phaseray.phasing.atom_model import Reflections
+from phaseray.phasing.problem import PhaseProblem, half_grid_of, half_sphere, resampled, unit
+from phaseray.phasing.space_groups import AllowedGroups
 from phaseray.phasing.symmetry import AmplitudeSymmetry
 from phaseray.phasing.weights import load_network, shipped_network
 from phaseray.sources import prototypes
@@ -95,6 +97,29 @@ def test_settling_keeps_the_symmetry_that_is_put_in(stibnite, problem):
     tolerance = 2e-3 * float(f.abs().max())
     torch.testing.assert_close(project(f[0]), f[0], atol=tolerance, rtol=0)
     assert float((project(f[1]) - f[1]).abs().max()) > tolerance
+
+
+def test_starts_may_be_under_a_group_from_the_beginning(problem):
+    on_grid = network.on_network_grid(problem)
+    allowed = AllowedGroups(on_grid, Reflections.of(problem))
+    group = allowed.likely[0]
+    assert len(group) == 8
+    project = allowed.symmetry.projection(group)
+    settings = network.Settings(cycles=3, settling=2)
+    seen: list[torch.Tensor] = []
+
+    def watch(cycle: int, maps: torch.Tensor) -> None:
+        seen.append(half_grid_of(maps))
+
+    found = network.solve_starts(problem, 2, 0, settings=settings, watch=watch, projections=[None, project])
+    assert (len(found), found.cycles, len(seen)) == (2, 5, 6)
+    for f in seen:
+        tolerance = 2e-3 * float(f[1].abs().max())
+        torch.testing.assert_close(project(f[1]), f[1] * on_grid.measured, atol=tolerance, rtol=0)
+        assert float((project(f[0]) - f[0] * on_grid.measured).abs().max()) > tolerance
+    free = network.solve_starts(problem, 2, 0, settings=settings)
+    f, other = (problem.structure_factors(each.phases[0]) for each in (free, found))
+    torch.testing.assert_close(other, f, atol=1e-2 * float(f.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("method", ["network", "hybrid"])

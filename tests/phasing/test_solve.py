@@ -106,10 +106,13 @@ def test_bad_use_is_told(data):
 
 @pytest.mark.parametrize(("probability", "times"), [(0.2, 4), (0.95, 1)])
 def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypatch, probability, times):
-    seeds = []
+    seeds, groups = [], []
 
-    def tried(problem, starts, seed, time_limit, device, watch):
+    def tried(problem, starts, seed, time_limit, device, watch, projections):
         seeds.append(seed)
+        # every second start is under a space group, another one each time while there are others
+        assert [p is None for p in projections] == [i % 2 == 0 for i in range(starts)]
+        groups.extend(p.factors.numpy().tobytes() for p in projections[1::2])
         return Starts(problem.random_phases(starts, seed), {"misfit": np.full(starts, 0.3)}, cycles=60, seconds=1.0)
 
     def judged(problem, found, method):
@@ -125,6 +128,8 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
     assert found.features["misfit"].shape == found.features["symmetry"].shape == (8 * times,)
     assert found.parents.tolist() == list(range(8 * times))
     assert found.cycles == 60 * times
+    assert len(groups) == 4 * times
+    assert groups[0] != b""
     # as many as asked for, and no more
     assert len(solve.solve_starts(problem, "network", 3, 5, None)) == 3
     # a round that would be cut short is not begun
@@ -136,7 +141,7 @@ def network_finds(crystal, monkeypatch, *, error: float, misfit: float, expected
     problem = PhaseProblem.from_crystal(crystal, 1.5)
     truth = unit(torch.as_tensor(structure_factor_grid(crystal, problem.shape, 1.5 * (1 - 1e-6))))
 
-    def tried(problem, starts, seed, time_limit, device, watch):
+    def tried(problem, starts, seed, time_limit, device, watch, projections):
         phases = unit(truth + error * problem.random_phases(starts, seed))
         known = {"misfit": misfit, "steadiness": 1.0, "expected": expected}
         return Starts(phases, {name: np.full(starts, v) for name, v in known.items()}, cycles=60, seconds=1.0)
@@ -156,7 +161,10 @@ def test_the_symmetry_of_the_best_maps_is_put_in(quartz, monkeypatch):
     assert (parents[:starts] == np.arange(starts)).all()
     assert len(found) > starts
     assert (parents[starts:] < starts).all()
-    np.testing.assert_array_equal(found.features["order"][:starts], 0)
+    # every second start is under a group from the beginning
+    np.testing.assert_array_equal(found.features["order"][:starts][[i % 3 != 1 for i in range(starts)]], 0)
+    assert (found.features["order"][1:starts:3] > 0).all()
+    assert (parents[starts:] % 3 != 1).all()
     # P3221: six operations, or of the pseudosymmetry that the silicon has, twelve
     assert set(np.rint(2 ** found.features["order"][starts:])) & {6, 12}
     assert (found.features["symmetry"][starts:] > 0.9).all()

@@ -10,7 +10,7 @@ import torch
 from phaseray.crystal import Crystal
 from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.phasing.problem import PhaseProblem, density_of, unit
-from phaseray.phasing.symmetry import AmplitudeSymmetry, closed, lattice_rotations
+from phaseray.phasing.symmetry import AmplitudeSymmetry, Group, closed, lattice_rotations
 
 CELLS = {
     "P -1": (5.1, 6.2, 7.3, 83, 97, 104),
@@ -118,6 +118,28 @@ def test_the_mean_over_the_group_is_nearer_to_the_truth(symbol: str) -> None:
     assert cc(mean) > cc(wrong) + 0.3 * (1 - cc(wrong))
     batch = torch.stack([wrong, f])
     torch.testing.assert_close(project(batch)[0], mean)
+
+
+@pytest.mark.parametrize("symbol", ["P 21", "P n m a", "I 41/a m d", "R -3 c", "P 21 3", "P 21 21 21"])
+def test_a_group_is_placed_where_the_map_has_it(symbol: str) -> None:
+    problem, f = problem_and_f(symbol)
+    symmetry = AmplitudeSymmetry(problem)
+    ops = gemmi.SpaceGroup(symbol).operations()
+    rotations = np.array([op.rot for op in ops.sym_ops]) // gemmi.Op.DEN
+    group = Group(rotations, np.array([op.tran for op in ops.sym_ops]) / gemmi.Op.DEN)
+    for hand in (f, f.conj().resolve_conj()):
+        found, correlation = symmetry.placed(hand, group)
+        assert correlation > 0.999
+        project = symmetry.projection(found)
+        torch.testing.assert_close(project(hand), hand, atol=2e-3 * float(f.abs().max()), rtol=0)
+    random = problem.amplitude * problem.random_phases(1, 0)[0]
+    assert symmetry.placed(random, group)[1] < 0.7
+
+
+def test_nothing_is_placed_for_the_identity() -> None:
+    problem, f = problem_and_f("P -1")
+    alone = Group(np.eye(3, dtype=np.int64)[None], np.zeros((1, 3)))
+    assert AmplitudeSymmetry(problem).placed(f, alone) == (alone, 1.0)
 
 
 def test_random_phases_show_no_symmetry() -> None:

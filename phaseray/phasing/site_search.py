@@ -1,0 +1,229 @@
+"""Atoms of a known formula, placed in the space groups that the amplitudes allow; no map is asked.
+
+A crystal of few independent atoms has fewer unknowns than amplitudes even at low resolution, once it is known which
+atoms there are: each space group has few special positions, few ways to share them out to the elements of the formula
+give its ratios, and few coordinates are left. All ways are tried, the simple ones first: many positions at once, from
+tables of their structure factors, and then least squares (`AtomModel`) from the best of them. What they leave
+unexplained tells the right one from all others where there are enough amplitudes.
+
+Legend: n samples of sites; m reflections that the group does not relate; o orbits; T trials; e elements.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import gemmi
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phaseray.evaluation.atoms_in_maps import overall_b
+from phaseray.phasing import scoring
+from phaseray.phasing.atom_model import IN_PLACE, AtomModel, Frame
+from phaseray.phasing.completion import MOST, Completion
+from phaseray.phasing.problem import PhaseProblem, Starts
+from phaseray.phasing.sites import Ints, Sites, Way, contents, freedom, ways
+
+METHOD = "formula"
+"""Under which its maps are judged."""
+MODELS = 4
+"""That are given back, each another map."""
+AS_GOOD = 0.7
+"""Of the criterion, by which two models may differ that explain equally well."""
+_TRIALS, _FINALISTS, _REFINED = 3000, 24, 5
+_WAYS_LOOKED_AT, _WAYS = 3000, 60  # in one group, and tried of them
+_GROUPS = 24
+_FREEDOM = 14  # coordinates, beyond which trials at random find nothing
+_PROMISING = 0.03  # misfit
+_PLAIN = -7.5  # criterion, below which no other group is tried
+_KEPT = 0.2  # misfit of models that are worth a map
+_TOO_NEAR = 0.65  # of the sum of the covalent radii
+_UNUSUAL = 1.0  # coordinate that each step from the usual volume of an atom counts as, in the order of ways
+_ORBIT = 0.5  # the same, each orbit
+
+
+def place(problem: PhaseProblem, formula: Mapping[int, int], seed: int, until: float | None = None) -> Starts | None:
+    """Models of the atoms of a formula, the best first.
+
+    Parameters
+    ----------
+    formula : atomic number → number of atoms, whole numbers without common divisor
+    until : of `time.perf_counter`, after which no way is begun
+
+    Returns
+    -------
+    Starts with the phases of at most MODELS models, of which each is another map; None where there are none. Features
+    as of `Completion.complete`, and
+
+    margin
+        How far the criterion is below that of the best other model, at most 3; below 0 for the others.
+    rival
+        Whether another model is as good: 1 where its criterion is the same, 0 where it is AS_GOOD or more away.
+    """
+    began = time.perf_counter()
+    work = Completion(problem)
+    rng = np.random.default_rng(seed)
+    found: list[AtomModel] = []
+    for group, _ in work.allowed.groups[:_GROUPS]:
+        if until is not None and time.perf_counter() > until:
+            break
+        search = SiteSearch(Frame(work.reflections, group, work.allowed.symmetry.centrings), formula, rng)
+        for way in search.ways(problem.volume, len(work.allowed.symmetry.centrings), work.allowed.independent):
+            if until is not None and time.perf_counter() > until:
+                break
+            model = search.solve(way)
+            if model is not None and model.misfit < _KEPT:
+                found.append(model)
+        found.sort(key=work.criterion)
+        if found and (work.explains(found[0]) or work.criterion(found[0]) < _PLAIN):
+            break
+    chosen, phases = _different(work, found)
+    if not chosen:
+        return None
+    features = work.features(chosen)
+    criterion = features["criterion"]
+    rival = np.where(np.arange(len(chosen)) > 0, criterion[0], np.append(criterion, 0.0)[1])
+    margin = rival - criterion
+    features |= {"margin": np.clip(margin, -3.0, 3.0), "rival": np.clip(1 - abs(margin) / AS_GOOD, 0.0, 1.0)}
+    return Starts(
+        phases=phases,
+        features=features,
+        seconds=time.perf_counter() - began,
+        parent=np.full(len(chosen), -1),
+    )
+
+
+def _different(work: Completion, models: list[AtomModel]) -> tuple[list[AtomModel], torch.Tensor]:
+    """The first models whose maps are not the same, and their phases."""
+    problem = work.problem
+    chosen: list[AtomModel] = []
+    phases = torch.zeros((0, *problem.amplitude.shape), dtype=torch.complex64, device=problem.device)
+    for model in models[: 5 * MODELS]:
+        own = work.phases(model)[None]
+        if len(chosen) == MODELS:
+            break
+        if not len(phases) or scoring.correlations(problem, torch.cat([own, phases]), 0)[1:].max() < scoring.SAME_MAP:
+            chosen.append(model)
+            phases = torch.cat([phases, own])
+    return chosen, phases
+
+
+class SiteSearch:
+    """For the atoms of one formula in one group."""
+
+    def __init__(self, frame: Frame, formula: Mapping[int, int], rng: np.random.Generator) -> None:
+        self.frame, self.formula, self.rng = frame, formula, rng
+        self.sites = Sites.of(frame, rng)
+        r = frame.reflections
+        power = np.array(list(formula.values())) @ r.factors[list(formula)] ** 2
+        self.b = max(overall_b(r.amplitude / np.sqrt(power), r.s2), 0.1)
+        self._heights = (frame.factors[list(formula)] * np.exp(-self.b * frame.s2)).astype(np.float32)  # (e, m)
+        self._observed, self._weight = frame.amplitude.astype(np.float32), frame.weight.astype(np.float32)
+
+    def ways(self, volume: float, centrings: int, independent: int) -> list[Way]:
+        """To share the sites out, of less freedom than there are amplitudes, the simple and usual ones first."""
+        found: list[tuple[float, Way]] = []
+        for unusual, counts in enumerate(contents(self.formula, volume, centrings)):
+            for way in itertools.islice(ways(self.sites.kinds, counts), _WAYS_LOOKED_AT):
+                free = freedom(way)
+                # with the scale and b
+                if free <= _FREEDOM and (free + 2) / independent <= MOST:
+                    found.append((free + _ORBIT * len(way) + _UNUSUAL * unusual, way))
+        found.sort(key=lambda each: each[0])
+        return [way for _, way in found[:_WAYS]]
+
+    def solve(self, way: Way) -> AtomModel | None:
+        """The best model of one way; None where it puts atoms too near each other."""
+        best: AtomModel | None = None
+        for chosen in self.trials(way)[:_REFINED]:
+            model = self.model(way, chosen).refined(12, 1e-2)
+            if model.misfit < _PROMISING:
+                model = model.refined(20, 1e-4)
+            if (best is None or model.misfit < best.misfit) and apart(model):
+                best = model
+        if best is None or best.misfit > _PROMISING:
+            return best
+        best = best.refined(40, 1e-6)
+        each = replace(best, shared_b=False).refined(40, 1e-6)
+        return each if each.criterion() < best.criterion() else best
+
+    def trials(self, way: Way) -> Ints:
+        """(T, o) samples, those first that explain the most."""
+        pools = [self.sites.kinds[kind] for _, kind in way]
+        total = np.prod([float(len(pool)) for pool in pools])
+        if total <= _TRIALS:
+            chosen = np.array(list(itertools.product(*pools)))
+        else:
+            chosen = np.stack([self.rng.choice(pool, _TRIALS) for pool in pools], 1)
+        chosen = chosen[_distinct(way, chosen)]
+        f = np.zeros((len(chosen), len(self._observed)), np.complex64)
+        for j, (e, _) in enumerate(way):
+            f += self.sites.waves[chosen[:, j]] * self._heights[e]
+        order = self._misfit(f).argsort()[:_FINALISTS]
+        if total > _TRIALS and len(way) > 1 and len(order):
+            return self._improved(way, pools, chosen[order], f[order])
+        return chosen[order]
+
+    def _improved(self, way: Way, pools: list[Ints], chosen: Ints, f: NDArray[np.complex64]) -> Ints:
+        """One orbit after the other moved to the best of its samples, the others held."""
+        found = self._misfit(f)
+        for _ in range(3):
+            before = found
+            for j, (e, _) in enumerate(way):
+                waves = self.sites.waves[pools[j]] * self._heights[e]
+                rest = f - self.sites.waves[chosen[:, j]] * self._heights[e]
+                table = self._misfit(rest[:, None] + waves)
+                best = table.argmin(1)
+                chosen[:, j], f, found = pools[j][best], rest + waves[best], table.min(1)
+            if (found > before - 1e-3).all():
+                break
+        unique = np.unique(chosen, axis=0, return_index=True)[1]
+        unique = unique[_distinct(way, chosen[unique])]
+        best_first: Ints = chosen[unique[found[unique].argsort()]]
+        return best_first
+
+    def _misfit(self, f: NDArray[np.complex64]) -> NDArray[np.float32]:
+        """(…,) unexplained share of the squares of the amplitudes, at the best scale of structure factors (…, m)."""
+        size = abs(f)
+        along, power = size @ (self._weight * self._observed), (size**2) @ self._weight
+        explained = along**2 / np.maximum(power, 1e-20)
+        found: NDArray[np.float32] = 1 - explained / (self._weight @ self._observed**2)
+        return found
+
+    def model(self, way: Way, chosen: Ints) -> AtomModel:
+        """With the orbits of one trial."""
+        model = AtomModel(
+            self.frame, self.sites.positions[chosen], np.array([list(self.formula)[e] for e, _ in way], float),
+            np.full(len(way), self.b), self.sites.keeping[chosen].astype(float), self.sites.free[chosen],
+            known=True, shared_b=True,
+        )  # fmt: skip
+        size = abs(model.contributions().sum(1))
+        weight = self.frame.weight
+        return replace(model, scale=float(weight @ (self.frame.amplitude * size) / max(weight @ size**2, 1e-30)))
+
+
+def _distinct(way: Way, chosen: Ints) -> NDArray[np.bool_]:
+    """(T,) whether no place is used twice, nor the same orbits in another order."""
+    good = np.ones(len(chosen), bool)
+    for i, j in itertools.combinations(range(len(way)), 2):
+        if way[i][1] == way[j][1]:
+            good &= chosen[:, i] < chosen[:, j] if way[i] == way[j] else chosen[:, i] != chosen[:, j]
+    return good
+
+
+def apart(model: AtomModel) -> bool:
+    """Whether all atoms are as far from each other as atoms of their elements are."""
+    radius = [gemmi.Element(int(z)).covalent_r for z in model.electrons]
+    for i, position in enumerate(model.positions):
+        images = model.frame.images(position)
+        for j in range(i + 1):
+            distance = model.frame.length(images - model.positions[j])
+            if i == j:
+                distance = distance[distance > IN_PLACE]
+            if len(distance) and distance.min() < _TOO_NEAR * (radius[i] + radius[j]):
+                return False
+    return True

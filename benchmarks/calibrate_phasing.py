@@ -209,7 +209,7 @@ def draw(held_out: np.ndarray, right: np.ndarray, title: str, path: Path) -> Non
             middle = (was + 1.92 / n) / (1 + 3.84 / n)
             half = 1.96 / (1 + 3.84 / n) * np.sqrt(was * (1 - was) / n + 0.96 / n**2)
             axes.errorbar(said, was, [[was - middle + half], [middle + half - was]], fmt="o", color=colour, ms=4, lw=1)
-            beside = (-27, -3) if said >= 0.9 else (5, -9) if was >= 0.05 else (5, 4)
+            beside = (-27, -12) if said >= 0.9 else (5, -9) if was >= 0.05 else (5, 4)
             axes.annotate(f"{n}", (said, was), beside, textcoords="offset points", fontsize=7, color="0.4")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability said", ylabel="share right (map cc ≥ 0.8)")
     axes.set_title(title, fontsize=9)

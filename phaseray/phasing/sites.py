@@ -30,6 +30,7 @@ _USUAL_SPACE = 15.0
 _POINTS, _SAMPLES = 1500, 400  # tried, and kept of one kind
 _CAPTURE = (2.0, 1.3, MERGED)  # Å: a point is moved to a special position where its images are nearer than this
 _BLOCK = 200
+_STEPS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +82,12 @@ class Sites:
 
 
 def ways(kinds: Mapping[Kind, Ints], counts: tuple[int, ...], orbits: int = ORBITS) -> Iterator[Way]:
-    """All ways to give each element its number of atoms in the cell; a place without freedom is given once."""
+    """All ways to give each element its number of atoms in the cell; a place without freedom is given once.
+
+    After _STEPS of the search it ends: where there are so many ways, all are not tried anyway.
+    """
     names = list(kinds)
+    left_to_do = iter(range(_STEPS))
     places = [len(kinds[kind]) if not kind[1] else orbits for kind in names]
 
     def shares(left: int, at: int, room: list[int], most: int) -> Iterator[tuple[int, ...]]:
@@ -90,6 +95,8 @@ def ways(kinds: Mapping[Kind, Ints], counts: tuple[int, ...], orbits: int = ORBI
         if at == len(names):
             if not left:
                 yield ()
+            return
+        if next(left_to_do, None) is None:
             return
         for times in range(min(left // names[at][0], room[at], most) + 1):
             for rest in shares(left - times * names[at][0], at + 1, room, most - times):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from phaseray.phasing.atom_model import Classes, Reflections
 from phaseray.phasing.problem import PhaseProblem
-from phaseray.phasing.symmetry import AmplitudeSymmetry, Group
+from phaseray.phasing.symmetry import UNEQUAL, AmplitudeSymmetry, Group
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -42,7 +42,9 @@ class AllowedGroups:
     """
 
     def __init__(self, problem: PhaseProblem, reflections: Reflections) -> None:
-        self.symmetry = AmplitudeSymmetry(problem, _UNEQUAL, _CENTRED)
+        # amplitudes that are uncertain differ by as much, unless they were merged
+        uncertain = float(reflections.sigma.sum() / reflections.amplitude.sum())
+        self.symmetry = AmplitudeSymmetry(problem, min(_UNEQUAL + 2 * uncertain, UNEQUAL), _CENTRED)
         self.independent = len(Classes(reflections.hkl, self.symmetry.rotations).hkl)
         intensity = (reflections.weight * reflections.amplitude) ** 2
         error = 2 * reflections.weight**2 * reflections.amplitude * reflections.sigma / intensity.mean()

@@ -70,6 +70,18 @@ def test_others_too_in_any_origin_and_hand(part: str):
     assert (found.parents == -1).all()
 
 
+def test_amplitudes_with_errors_and_without_their_equivalents_merged():
+    made = named("A2B3_hR10_167_c_e-Al2O3")
+    hkl = half_sphere(made.cell, 1.5)
+    amplitude = abs(structure_factors(made, hkl))
+    sigma = 0.03 * (amplitude + 0.3 * amplitude.mean())
+    measured = abs(amplitude + sigma * np.random.default_rng(0).normal(size=len(hkl)))
+    problem = PhaseProblem.of(made.cell, hkl, measured, d_min=1.5, sigma=sigma)
+    found = place(problem, atoms_of(made.composition), seed=0)
+    assert found is not None
+    assert cc_with(made, problem, found.phases[0]) > 0.95
+
+
 def test_models_given_back_are_different_maps_and_say_how_far_apart_they_are():
     made = named("A_tP12_96_ab-Si")
     problem = PhaseProblem.from_crystal(made, D_MIN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,13 @@ def test_ways_share_out_every_atom_and_no_place_twice():
     assert list(ways(kinds, (2,))) == []
     assert all(len(way) <= 2 for way in ways(kinds, (4, 8), orbits=2))
     assert {min(map(freedom, found)), max(map(freedom, found))} == {2, 6}
+
+
+def test_the_search_for_ways_ends():
+    kinds = {(n, f): np.arange(50) for n in (1, 2, 3, 4, 6, 8, 12, 24) for f in (0, 1, 2)}
+    began = time.perf_counter()
+    assert len(list(ways(kinds, (48, 96, 97, 50)))) < 200_000
+    assert time.perf_counter() - began < 20
 
 
 def test_contents_are_those_that_fit_in_the_cell():

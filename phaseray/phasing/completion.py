@@ -78,8 +78,10 @@ class Completion:
         loose = symmetry or AmplitudeSymmetry(problem)
         self.allowed = AllowedGroups(loose.problem, self.reflections)
         exact = self.allowed.symmetry
-        # heavy atoms may seem to be centred where light ones are not
-        self._symmetries = [exact] if len(exact.centrings) == len(loose.centrings) else [exact, loose]
+        # heavy atoms may seem to be centred where light ones are not; and amplitudes of which no σ is known, and whose
+        # equivalents were not merged, seem to have no symmetry
+        alike = len(exact.centrings) == len(loose.centrings) and not len(exact.rotations) == 2 < len(loose.rotations)
+        self._symmetries = [exact] if alike else [exact, loose]
         self.models: list[AtomModel] = []
         self._tried = torch.zeros((0, *problem.amplitude.shape), dtype=torch.complex64, device=problem.device)
 

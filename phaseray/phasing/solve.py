@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from phaseray.diffraction.grid import Shape
 from phaseray.phasing import scoring
+from phaseray.phasing.atom_model import HEAVIEST
 from phaseray.phasing.completion import METHOD as ATOMS
 from phaseray.phasing.problem import PhaseProblem, Starts
 from phaseray.phasing.rounds import ENOUGH, FLIPPED, ROUNDS, hybrid, network_rounds, placed_first
@@ -116,7 +118,8 @@ def solve_map(
     formula : optional
         What the crystal is made of, "Mg2SiO4" or {"Mg": 2, "Si": 1, "O": 4}, for "network" and "hybrid": before
         anything else its atoms are placed in the space groups that the amplitudes allow, and fitted to them. How many
-        formula units the cell holds need not be known.
+        formula units the cell holds need not be known. Equivalents that were not merged want their `sigma`: without,
+        they seem to differ.
 
     Raises
     ------
@@ -140,8 +143,10 @@ def solve_map(
 
 
 def atoms_of(formula: str | Mapping[str, float]) -> dict[int, int]:
-    """Atomic number → number of atoms, whole and without common divisor, the heavy ones first; ValueError if it is no
-    formula."""
+    """Atomic number → number of atoms, whole and without common divisor, the heavy ones first.
+
+    Parts are rounded to twelfths at the least: Fe0.95O is FeO. ValueError if it is no formula.
+    """
     from pymatgen.core import Composition, Element
 
     try:
@@ -150,11 +155,17 @@ def atoms_of(formula: str | Mapping[str, float]) -> dict[int, int]:
             raise ValueError("it has symbols of no element")
         whole = Composition(composition.get_integer_formula_and_factor(max_denominator=12)[0])
         found = {int(element.Z): round(amount) for element, amount in whole.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{formula!r} is no chemical formula, such as Mg2SiO4: {error}") from None
     if not found:
         raise ValueError("the formula is empty; write it as Mg2SiO4, or leave it out")
-    return dict(sorted(found.items(), reverse=True))
+    lost = [element.symbol for element in composition if not found.get(element.Z)]
+    if lost:
+        raise ValueError(f"there is too little of {', '.join(lost)} in {formula!r} to be placed: leave it out")
+    if max(found) > HEAVIEST:
+        raise ValueError(f"the formula {formula!r} has an element beyond number {HEAVIEST}, which has no form factor")
+    divisor = gcd(*found.values())
+    return {z: n // divisor for z, n in sorted(found.items(), reverse=True)}
 
 
 def solve_starts(

@@ -44,14 +44,17 @@ class AllowedGroups:
     def __init__(self, problem: PhaseProblem, reflections: Reflections) -> None:
         # amplitudes that are uncertain differ by as much, unless they were merged
         uncertain = float(reflections.sigma.sum() / reflections.amplitude.sum())
-        self.symmetry = AmplitudeSymmetry(problem, min(_UNEQUAL + 2 * uncertain, UNEQUAL), _CENTRED)
+        self.symmetry = AmplitudeSymmetry(
+            problem, min(_UNEQUAL + 2 * uncertain, UNEQUAL), _CENTRED - 2 * reflections.noise
+        )
         self.independent = len(Classes(reflections.hkl, self.symmetry.rotations).hkl)
         intensity = (reflections.weight * reflections.amplitude) ** 2
         error = 2 * reflections.weight**2 * reflections.amplitude * reflections.sigma / intensity.mean()
         intensity /= intensity.mean()
-        self.groups = space_groups(
-            self.symmetry.rotations, self.symmetry.centrings, reflections.hkl, intensity, error
-        )  # fmt: skip
+        rotations = self.symmetry.rotations
+        if not _is_group(rotations):  # at the limit of R one operation may pass and its products fail
+            rotations = np.array([np.eye(3), -np.eye(3)], np.int64)
+        self.groups = space_groups(rotations, self.symmetry.centrings, reflections.hkl, intensity, error)
 
     @property
     def likely(self) -> list[Group]:
@@ -91,7 +94,9 @@ def space_groups(
     turns = hkl @ centrings.T
     there = (abs(turns - np.rint(turns)) < 1e-3).all(1)
     hkl, intensity, error = hkl[there], intensity[there], error[there]
-    weak, absent = (intensity < limit + 3 * error for limit in (_MAYBE, _SURELY))
+    weak = intensity < _MAYBE + 3 * error
+    # what is so uncertain that any intensity would do is no absence
+    absent = intensity < np.minimum(_SURELY + 3 * error, _MAYBE)
     found = []
     for point_group in point_groups(own):
         for translations in translation_classes(point_group):

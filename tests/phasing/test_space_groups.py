@@ -117,9 +117,10 @@ def test_a_reflection_that_is_there_forbids_its_extinction():
     assert {explained for _, explained in space_groups(rotations, centrings, hkl, strong, nothing)} == {0}
     screw_only = space_groups(rotations, centrings, hkl, np.array([1e-3, 1e-3, 1, 1]), nothing)
     assert {explained for _, explained in screw_only} == {0, 2}
-    # what is uncertain may be absent
+    # but what is uncertain may be absent, and explains nothing
     unsure = space_groups(rotations, centrings, hkl, 0.2 * strong, 0.1 * strong)
     assert len(unsure) == len(every)
+    assert max(explained for _, explained in unsure) <= 0
 
 
 def test_rotations_that_are_no_group_have_no_space_groups():

@@ -85,10 +85,6 @@ class Completion:
         self.models: list[AtomModel] = []
         self._tried = torch.zeros((0, *problem.amplitude.shape), dtype=torch.complex64, device=problem.device)
 
-    @property
-    def explained(self) -> bool:
-        return any(map(self.explains, self.models))
-
     def criterion(self, model: AtomModel) -> float:
         """`AtomModel.criterion` for all amplitudes that the symmetry of the amplitudes does not relate."""
         return model.criterion(self.allowed.independent)

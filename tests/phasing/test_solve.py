@@ -15,6 +15,7 @@ from phaseray.evaluation.metrics import half_grid_of
 from phaseray.evaluation.peaks import atoms_found
 from phaseray.phasing import network, rounds, scoring, solve
 from phaseray.phasing.problem import PhaseProblem, Starts, half_sphere, unit
+from phaseray.phasing.symmetry import Group
 from phaseray.sources import prototypes
 
 D_MIN = 0.9
@@ -129,11 +130,16 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
     assert found.parents.tolist() == list(range(8 * times))
     assert found.cycles == 60 * times
     assert len(groups) == 4 * times
-    assert groups[0] != b""
     # as many as asked for, and no more
     assert len(solve.solve_starts(problem, "network", 3, 5, None)) == 3
     # a round that would be cut short is not begun
     assert len(solve.solve_starts(problem, "network", None, 5, 1.0)) == 8
+
+
+def test_groups_are_taken_in_turn_as_far_as_there_are_any():
+    groups = [Group(np.eye(3, dtype=np.int64)[None], np.full((1, 3), t)) for t in (0.0, 0.5, 0.25)]
+    assert [groups.index(rounds._in_turn(groups, i)) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert rounds._in_turn([], 4) is None
 
 
 def network_finds(crystal, monkeypatch, *, error: float, misfit: float, expected: float):

@@ -59,11 +59,11 @@ NETWORK_NAMES = (
     "misfit", "steadiness", "agreement", "following", "residual", "sayre", "negative", "patterson", "skewness",
     "kurtosis", "top", "symmetry", "rotations", "d_min", "d_min*misfit", "rotations*symmetry", "misfit*misfit",
     "sayre*sayre", "agreement*agreement", "symmetry*symmetry", "following*agreement", "following*symmetry",
-    "expected", "expected*expected", "d_min*expected", "expected*misfit",
+    "expected", "expected*expected", "d_min*expected", "expected*misfit", "allowed",
 )  # fmt: skip
 ATOMS_NAMES = (
-    "criterion", "excess", "criterion*excess", "explained", "agreement", "residual", "patterson",
-    "kurtosis", "skewness",
+    "criterion", "excess", "criterion*excess", "explained", "agreement", "following", "residual", "patterson",
+    "kurtosis", "skewness", "top", "negative", "shortest", "space", "orbits", "d_min",
 )  # fmt: skip
 FORMULA_NAMES = (
     "criterion", "excess", "criterion*excess", "explained", "margin", "explained*rival", "residual", "patterson",
@@ -260,7 +260,7 @@ def main() -> None:
             joined = {name: kept[name] for name in kept.files}
     else:
         resolutions = [tried[i % len(tried)] for i in range(len(chosen))]
-        if of_network:
+        if of_network and low:
             resolutions[-len(low) :] = [LOW_RESOLUTIONS[i % len(LOW_RESOLUTIONS)] for i in range(len(low))]
         joined = measured(chosen, resolutions, args.method, args.seed, args.workers)
         if args.rows:

@@ -57,6 +57,12 @@ def shortest(delta: ArrayLike, cell: ArrayLike) -> Floats:
     return length
 
 
+def shortest_translation(cell: ArrayLike) -> float:
+    """Length in Å of the shortest vector of the lattice."""
+    basis = _reduced(tuple(float(x) for x in np.asarray(cell)))[0]
+    return float(np.linalg.norm(basis, axis=0).min())
+
+
 def distances(a: ArrayLike, b: ArrayLike, cell: ArrayLike) -> Floats:
     """(n, m) distances in Å, nearest images, between fractional positions (n, 3) and (m, 3)."""
     return shortest(np.asarray(a, np.float64)[:, None] - np.asarray(b, np.float64)[None], cell)

@@ -25,6 +25,7 @@ from phaseray.diffraction.grid import Shape, half_shape
 from phaseray.diffraction.scattering import form_factors
 from phaseray.evaluation.atoms_in_maps import overall_b
 from phaseray.evaluation.peaks import find_peaks
+from phaseray.evaluation.periodic import shortest, shortest_translation
 from phaseray.phasing.problem import PhaseProblem
 from phaseray.phasing.symmetry import Group
 
@@ -303,6 +304,14 @@ class AtomModel:
     def atoms(self) -> float:
         """In the cell."""
         return float(np.sum(len(self.frame.rotations) / self.keeping))
+
+    def distances(self) -> Floats:
+        """(o, g, o) Å from the images of each atom to each atom; of an atom to itself, to that in another cell."""
+        cell = self.frame.reflections.cell
+        images = np.einsum("gij,oj->ogi", self.frame.rotations, self.positions) + self.frame.translations
+        found = shortest(images[:, :, None] - self.positions, cell)
+        found[(found < IN_PLACE) & np.eye(len(self), dtype=bool)[:, None]] = shortest_translation(cell)
+        return found
 
     @property
     def parameters(self) -> float:

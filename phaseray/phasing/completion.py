@@ -44,6 +44,8 @@ _LEAST = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # correlations of a map with its
 _SAME = 0.97  # correlation of maps from which on the second tells nothing new
 _BATCH, _EQUALS = 3, 0.6  # orbits taken at once, of at least this share of the strongest peak
 _ROUNDS = 30
+_DISTANCES = (0.7, 4.0)  # Å, shortest ones that are told apart
+_SPACE = 17.0  # Å³ of an atom as usual; hydrogen, which models do not show, left out
 
 
 @dataclass
@@ -139,12 +141,24 @@ class Completion:
         criterion : the less the better
         excess : parameters over independent amplitudes, as far as above ALMOST_MANY
         explained : how far the criterion is below PLAIN, at most 1.5, where the excess is small
+        shortest : logarithm of the shortest distance between atoms over 1 Å, held to between 0.7 and 4 Å
+        space : how far the logarithm of the volume an atom is from the usual one, at most 2
+        orbits : logarithm of their number
         """
         criterion = np.array([self.criterion(model) for model in models])
         share = np.array([model.share(self.allowed.independent) for model in models])
         excess = np.maximum(share - ALMOST_MANY, 0.0)
         explained = np.clip(PLAIN - criterion, 0, 1.5) * np.clip(1 - excess / 0.1, 0, 1)
-        return {"criterion": criterion, "excess": excess, "explained": explained}
+        shortest = np.array([model.distances().min() for model in models])
+        space = np.array([self.problem.volume / model.atoms for model in models])
+        return {
+            "criterion": criterion,
+            "excess": excess,
+            "explained": explained,
+            "shortest": np.log(np.clip(shortest, *_DISTANCES)),
+            "space": np.clip(abs(np.log(space / _SPACE)), 0, 2),
+            "orbits": np.log([len(model) for model in models]),
+        }
 
     def model(self, phases: torch.Tensor, until: float | None = None) -> AtomModel | None:
         """The best model of one map, of unit phases (nx, ny, nz')."""

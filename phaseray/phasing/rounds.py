@@ -55,7 +55,7 @@ def network_rounds(
         return None if until is None else until - time.perf_counter()
 
     def settle(phases: Tensor, projections: Sequence[Projection]) -> Starts:
-        return told(problem, symmetry, network.settle(problem, phases, projections, left()))
+        return told(problem, symmetry, completion.allowed, network.settle(problem, phases, projections, left()))
 
     for number in range(rounds):
         remaining = left()
@@ -69,7 +69,9 @@ def network_rounds(
             problem, starts, own, remaining, problem.device, watch=watch, projections=projections
         )  # fmt: skip
         order = np.log2([1 if group is None else len(group) for group in under])
-        found.append(told(problem, symmetry, replace(new, features={**new.features, "order": order})))
+        found.append(
+            told(problem, symmetry, completion.allowed, replace(new, features={**new.features, "order": order}))
+        )
         probable = scoring.judge(problem, joined(found), "network")[0][-starts:]
         remaining = left()
         if remaining is None or remaining > 0:

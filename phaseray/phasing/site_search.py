@@ -15,6 +15,7 @@ import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from math import comb
 
 import gemmi
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from phaseray.evaluation.atoms_in_maps import overall_b
 from phaseray.phasing import scoring
-from phaseray.phasing.atom_model import IN_PLACE, AtomModel, Frame
+from phaseray.phasing.atom_model import AtomModel, Frame
 from phaseray.phasing.completion import MOST, Completion
 from phaseray.phasing.problem import PhaseProblem, Starts
 from phaseray.phasing.sites import Ints, Sites, Way, contents, freedom, ways
@@ -42,6 +43,7 @@ _PROMISING = 0.03  # misfit
 _PLAIN = -7.5  # criterion, below which no other group is tried
 _KEPT = 0.2  # misfit of models that are worth a map
 _TOO_NEAR = 0.65  # of the sum of the covalent radii
+_ROOMY = 8  # places an orbit, from which on draws need not look at each other
 _UNUSUAL = 1.0  # coordinate that each step from the usual volume of an atom counts as, in the order of ways
 _ORBIT = 0.5  # the same, each orbit
 
@@ -60,7 +62,8 @@ def place(problem: PhaseProblem, formula: Mapping[int, int], seed: int, until: f
     as of `Completion.complete`, and
 
     margin
-        How far the criterion is below that of the best other model, at most 3; below 0 for the others.
+        How far the criterion is below that of the best other model, at most 3, as where there is none; below 0 for
+        the others.
     rival
         Whether another model is as good: 1 where its criterion is the same, 0 where it is AS_GOOD or more away.
     """
@@ -86,7 +89,7 @@ def place(problem: PhaseProblem, formula: Mapping[int, int], seed: int, until: f
         return None
     features = work.features(chosen)
     criterion = features["criterion"]
-    rival = np.where(np.arange(len(chosen)) > 0, criterion[0], np.append(criterion, 0.0)[1])
+    rival = np.where(np.arange(len(chosen)) > 0, criterion[0], np.append(criterion, np.inf)[1])
     margin = rival - criterion
     features |= {"margin": np.clip(margin, -3.0, 3.0), "rival": np.clip(1 - abs(margin) / AS_GOOD, 0.0, 1.0)}
     return Starts(
@@ -147,29 +150,43 @@ class SiteSearch:
                 best = model
         if best is None or best.misfit > _PROMISING:
             return best
-        best = best.refined(40, 1e-6)
+        before, best = best, best.refined(40, 1e-6)
         each = replace(best, shared_b=False).refined(40, 1e-6)
-        return each if each.criterion() < best.criterion() else best
+        return min((m for m in (before, best, each) if apart(m)), key=lambda m: m.criterion())
 
     def trials(self, way: Way) -> Ints:
         """(T, o) samples, those first that explain the most."""
-        pools = [self.sites.kinds[kind] for _, kind in way]
-        total = np.prod([float(len(pool)) for pool in pools])
+        # orbits that may be exchanged for each other are chosen together, in one order
+        alike = [(self.sites.kinds[kind], len(list(same))) for (_, kind), same in itertools.groupby(way)]
+        total = np.prod([float(comb(len(pool), times)) for pool, times in alike])
         if total <= _TRIALS:
-            chosen = np.array(list(itertools.product(*pools)))
+            every = itertools.product(*(itertools.combinations(pool, times) for pool, times in alike))
+            chosen = np.array([list(itertools.chain(*each)) for each in every], np.int64).reshape(-1, len(way))
         else:
-            chosen = np.stack([self.rng.choice(pool, _TRIALS) for pool in pools], 1)
-        chosen = chosen[_distinct(way, chosen)]
+            chosen = self._drawn(way)
+        chosen = _distinct(way, chosen)
         f = np.zeros((len(chosen), len(self._observed)), np.complex64)
         for j, (e, _) in enumerate(way):
             f += self.sites.waves[chosen[:, j]] * self._heights[e]
         order = self._misfit(f).argsort()[:_FINALISTS]
         if total > _TRIALS and len(way) > 1 and len(order):
-            return self._improved(way, pools, chosen[order], f[order])
+            return self._improved(way, chosen[order], f[order])
         return chosen[order]
 
-    def _improved(self, way: Way, pools: list[Ints], chosen: Ints, f: NDArray[np.complex64]) -> Ints:
+    def _drawn(self, way: Way) -> Ints:
+        """(_TRIALS, o) samples at random; few take a place twice."""
+        chosen = np.empty((_TRIALS, len(way)), np.int64)
+        for kind in {kind for _, kind in way}:
+            pool, own = self.sites.kinds[kind], [j for j, (_, k) in enumerate(way) if k == kind]
+            if len(pool) > _ROOMY * len(own):
+                chosen[:, own] = self.rng.choice(pool, (_TRIALS, len(own)))
+            else:
+                chosen[:, own] = pool[self.rng.random((_TRIALS, len(pool))).argsort(1)[:, : len(own)]]
+        return chosen
+
+    def _improved(self, way: Way, chosen: Ints, f: NDArray[np.complex64]) -> Ints:
         """One orbit after the other moved to the best of its samples, the others held."""
+        pools = [self.sites.kinds[kind] for _, kind in way]
         found = self._misfit(f)
         for _ in range(3):
             before = found
@@ -177,14 +194,14 @@ class SiteSearch:
                 waves = self.sites.waves[pools[j]] * self._heights[e]
                 rest = f - self.sites.waves[chosen[:, j]] * self._heights[e]
                 table = self._misfit(rest[:, None] + waves)
+                for i, (_, kind) in enumerate(way):
+                    if i != j and kind == way[j][1]:  # where another orbit is
+                        table[np.arange(len(table)), np.searchsorted(pools[j], chosen[:, i])] = np.inf
                 best = table.argmin(1)
                 chosen[:, j], f, found = pools[j][best], rest + waves[best], table.min(1)
             if (found > before - 1e-3).all():
                 break
-        unique = np.unique(chosen, axis=0, return_index=True)[1]
-        unique = unique[_distinct(way, chosen[unique])]
-        best_first: Ints = chosen[unique[found[unique].argsort()]]
-        return best_first
+        return _distinct(way, chosen[found.argsort()])
 
     def _misfit(self, f: NDArray[np.complex64]) -> NDArray[np.float32]:
         """(…,) unexplained share of the squares of the amplitudes, at the best scale of structure factors (…, m)."""
@@ -206,24 +223,24 @@ class SiteSearch:
         return replace(model, scale=float(weight @ (self.frame.amplitude * size) / max(weight @ size**2, 1e-30)))
 
 
-def _distinct(way: Way, chosen: Ints) -> NDArray[np.bool_]:
-    """(T,) whether no place is used twice, nor the same orbits in another order."""
+def _distinct(way: Way, chosen: Ints) -> Ints:
+    """The trials (T, o) that use no place twice, each once and in the order of the first; equal orbits in one order."""
+    first = 0
+    chosen = chosen.copy()
+    for _, same in itertools.groupby(way):
+        times = len(list(same))
+        chosen[:, first : first + times].sort(1)
+        first += times
     good = np.ones(len(chosen), bool)
     for i, j in itertools.combinations(range(len(way)), 2):
         if way[i][1] == way[j][1]:
-            good &= chosen[:, i] < chosen[:, j] if way[i] == way[j] else chosen[:, i] != chosen[:, j]
-    return good
+            good &= chosen[:, i] != chosen[:, j]
+    chosen = chosen[good]
+    distinct: Ints = chosen[np.sort(np.unique(chosen, axis=0, return_index=True)[1])]
+    return distinct
 
 
 def apart(model: AtomModel) -> bool:
     """Whether all atoms are as far from each other as atoms of their elements are."""
-    radius = [gemmi.Element(int(z)).covalent_r for z in model.electrons]
-    for i, position in enumerate(model.positions):
-        images = model.frame.images(position)
-        for j in range(i + 1):
-            distance = model.frame.length(images - model.positions[j])
-            if i == j:
-                distance = distance[distance > IN_PLACE]
-            if len(distance) and distance.min() < _TOO_NEAR * (radius[i] + radius[j]):
-                return False
-    return True
+    radius = np.array([gemmi.Element(int(z)).covalent_r for z in model.electrons])
+    return bool((model.distances() >= _TOO_NEAR * (radius[:, None, None] + radius)).all())

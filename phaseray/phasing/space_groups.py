@@ -25,7 +25,10 @@ NEARLY = 0.7
 """Of the most absences that a group explains."""
 MOST = 4096
 """Classes of translations of one point group: more than any has in three dimensions."""
-_MAYBE, _SURELY = 0.03, 0.003  # of the mean intensity at this resolution: below it a reflection may be extinct, and is
+_MAYBE, _SURELY = (
+    0.03,
+    0.003,
+)  # of the mean intensity that the lattice allows, at this resolution: below it a reflection may be extinct, and is
 _TWELFTHS = 12
 _UNEQUAL = 0.02  # R of the amplitudes of one class of a crystal that has this symmetry
 _CENTRED = 0.9995  # of the origin peak of the Patterson; less: heavy atoms only seem to be centred
@@ -49,8 +52,7 @@ class AllowedGroups:
         )
         self.independent = len(Classes(reflections.hkl, self.symmetry.rotations).hkl)
         intensity = (reflections.weight * reflections.amplitude) ** 2
-        error = 2 * reflections.weight**2 * reflections.amplitude * reflections.sigma / intensity.mean()
-        intensity /= intensity.mean()
+        error = 2 * reflections.weight**2 * reflections.amplitude * reflections.sigma
         rotations = self.symmetry.rotations
         if not _is_group(rotations):  # at the limit of R one operation may pass and its products fail
             rotations = np.array([np.eye(3), -np.eye(3)], np.int64)
@@ -78,7 +80,7 @@ def space_groups(
         Of the lattice, in twelfths of the cell, the null one among them.
     hkl : (n, 3)
     intensity, error : (n,)
-        Over their mean at this resolution, and what they may be off.
+        Without their fall with resolution, on any scale, and what they may be off.
 
     Returns
     -------
@@ -93,7 +95,8 @@ def space_groups(
     # what the centring of the lattice extinguishes says nothing about the group
     turns = hkl @ centrings.T
     there = (abs(turns - np.rint(turns)) < 1e-3).all(1)
-    hkl, intensity, error = hkl[there], intensity[there], error[there]
+    mean = max(float(intensity[there].mean()), 1e-30) if there.any() else 1.0
+    hkl, intensity, error = hkl[there], intensity[there] / mean, error[there] / mean
     weak = intensity < _MAYBE + 3 * error
     # what is so uncertain that any intensity would do is no absence
     absent = intensity < np.minimum(_SURELY + 3 * error, _MAYBE)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from phaseray.phasing import scoring
 from phaseray.phasing.problem import PhaseProblem, Starts, resampled, unit
+from phaseray.phasing.space_groups import AllowedGroups
 from phaseray.phasing.symmetry import AmplitudeSymmetry, Projection
 
 MOST = 4
@@ -20,23 +21,30 @@ LEAST = (0.6, 0.75, 0.85, 0.92)
 """Correlation of a map with its image from which an operation is taken for one, each tried."""
 SAME = 0.95
 """Correlation from which on two starts are one map, of which one is enough."""
+GROUPS = 12
+"""Likely space groups that a map may fit."""
 
 Settle = Callable[[Tensor, Sequence[Projection]], Starts]
 """From unit phases (S, nx, ny, nz') and a projection for each to the starts that come of it."""
 
 
-def told(problem: PhaseProblem, symmetry: AmplitudeSymmetry, found: Starts) -> Starts:
-    """The same starts with two features more.
+def told(problem: PhaseProblem, symmetry: AmplitudeSymmetry, allowed: AllowedGroups, found: Starts) -> Starts:
+    """The same starts with three features more.
 
     symmetry
         Mean over the pairs R, -R of rotations of the amplitudes, of the larger correlation of the map with its
         images: 1 for the truth (`AmplitudeSymmetry.shown`).
     rotations
         log₂ of how many such pairs there are: how much `symmetry` says.
+    allowed
+        Correlation of the map with its images under that of the likely space groups which it fits best: a wrong map
+        may show operations that the absences forbid. 1 where P1 is likely, and of starts that are under such a group.
     """
     f = resampled(problem.amplitude * found.phases, problem.shape, symmetry.problem.shape)
     rotations = np.full(len(found), np.log2(len(symmetry.rotations) / 2))
-    return replace(found, features={**found.features, "symmetry": symmetry.shown(f), "rotations": rotations})
+    fits = allowed.symmetry.fits(f, allowed.likely[:GROUPS])
+    more = {"symmetry": symmetry.shown(f), "rotations": rotations, "allowed": fits}
+    return replace(found, features={**found.features, **more})
 
 
 def with_symmetry(

@@ -14,6 +14,7 @@ Legend: n measured reflections of the half grid, k rotations of the amplitudes, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gemmi
@@ -157,43 +158,69 @@ class AmplitudeSymmetry:
 
         An operation x → Rx + t about a point p is x → Rx + t + (1 - R)p.
         """
-        values = f.detach().cpu().numpy().ravel()[self._flat]
-        chosen = [i for i, r in enumerate(group.rotations) if (r != np.eye(3)).any()][:_PLACING]
-        if not chosen:
+        if len(group) == 1:
             return group, 1.0
-        own = [self._number[group.rotations[i].tobytes()] for i in chosen]
-        product = values * self._rotated(values, own).conj()
-        fine: Shape = tuple(2 * n for n in self._shape)  # type: ignore[assignment]
-        sums = self._sums(product, fine).reshape(len(own), -1)
-        hands = (1,) if (-np.eye(3) == group.rotations).all((1, 2)).any() else (1, -1)
-        found = [
-            self._placed(Group(group.rotations, hand * group.translations), chosen, sums, product) for hand in hands
-        ]
-        return max(found, key=lambda each: each[1])
+        return max(self._placings(f[None], self._hands(group))[0], key=lambda each: each[1])
 
-    def _placed(
-        self, group: Group, chosen: list[int], sums: Floats, product: NDArray[np.complex128]
-    ) -> tuple[Group, float]:
-        t, moves = group.translations[chosen], np.eye(3) - group.rotations[chosen]
-        fine = 2 * np.array(self._shape)
-        points = np.indices(tuple(fine.tolist())).reshape(3, -1).T / fine
-        total = np.zeros(len(points))
-        for own, move, shift in zip(sums, moves, t, strict=True):
-            index = np.rint((points @ move.T + shift) * fine).astype(np.int64) % fine
-            total += own[np.ravel_multi_index(tuple(index.T), tuple(fine))]
-        p = points[total.argmax()]
-        two_pi_h, g = 2 * np.pi * self._hkl, self._weight * product
-        limit = 0.5 / np.array(self._shape)
-        for _ in range(_REFINEMENTS):
-            q = g * np.exp(-1j * ((moves @ p + t) @ two_pi_h.T))
-            slope, curvature = np.zeros(3), np.zeros((3, 3))
-            for own, move in zip(q, moves, strict=True):
-                along = two_pi_h @ move
-                slope += own.imag @ along
-                curvature += (along * own.real[:, None]).T @ along
-            p = p + np.clip(np.linalg.pinv(curvature, rcond=1e-6, hermitian=True) @ slope, -limit, limit)
-        c = (g * np.exp(-1j * ((moves @ p + t) @ two_pi_h.T))).real.sum(1) / self._norm
-        return Group(group.rotations, group.translations + (np.eye(3) - group.rotations) @ p), float(c.mean())
+    def fits(self, f: Tensor, groups: Sequence[Group]) -> Floats:
+        """(S,) the correlation of `placed` of each map of half grids f (S, nx, ny, nz'), with the group it fits best.
+
+        1 where there are none, or one is that of the identity alone, as it fits anything.
+        """
+        if not groups or any(len(group) == 1 for group in groups):
+            return np.ones(len(f))
+        hands = [hand for group in groups for hand in self._hands(group)]
+        return np.array([max(c for _, c in of_map) for of_map in self._placings(f, hands)])
+
+    def _hands(self, group: Group) -> list[Group]:
+        centric = (-np.eye(3) == group.rotations).all((1, 2)).any()
+        return [group] if centric else [group, Group(group.rotations, -group.translations)]
+
+    def _placings(self, f: Tensor, hands: Sequence[Group]) -> list[list[tuple[Group, float]]]:
+        """Of each map of half grids f (S, nx, ny, nz') each group about its best origin, and its correlation there.
+
+        None of the groups is that of the identity alone.
+        """
+        shape: Shape = tuple(2 * n for n in self._shape)  # type: ignore[assignment]
+        fine, limit = np.array(shape), 0.5 / np.array(self._shape)
+        points = np.indices(shape).reshape(3, -1).T / fine
+        chosen = [[i for i, r in enumerate(h.rotations) if (r != np.eye(3)).any()][:_PLACING] for h in hands]
+        own = [[self._number[h.rotations[i].tobytes()] for i in those] for h, those in zip(hands, chosen, strict=True)]
+        used = sorted({number for numbers in own for number in numbers})
+        moves = [np.eye(3) - h.rotations[those] for h, those in zip(hands, chosen, strict=True)]
+        shifts = [h.translations[those] for h, those in zip(hands, chosen, strict=True)]
+
+        def places(move: Floats, t: Floats) -> Ints:
+            index = np.rint((points @ move.T + t) * fine).astype(np.int64) % fine
+            found: Ints = np.ravel_multi_index(tuple(index.T), shape)
+            return found
+
+        flat = [
+            [places(m, t) for m, t in zip(move, shift, strict=True)] for move, shift in zip(moves, shifts, strict=True)
+        ]
+        two_pi_h = 2 * np.pi * self._hkl
+        found = []
+        for values in f.detach().cpu().numpy().reshape(len(f), -1)[:, self._flat]:
+            of_map: list[tuple[Group, float]] = []
+            product = values * self._rotated(values, used).conj()
+            sums = self._sums(product, shape).reshape(len(used), -1)
+            for hand, numbers, move, t, indices in zip(hands, own, moves, shifts, flat, strict=True):
+                rows = [used.index(number) for number in numbers]
+                p = points[sum(sums[row][index] for row, index in zip(rows, indices, strict=True)).argmax()]
+                g = self._weight * product[rows]
+                for _ in range(_REFINEMENTS):
+                    q = g * np.exp(-1j * ((move @ p + t) @ two_pi_h.T))
+                    slope, curvature = np.zeros(3), np.zeros((3, 3))
+                    for each, m in zip(q, move, strict=True):
+                        along = two_pi_h @ m
+                        slope += each.imag @ along
+                        curvature += (along * each.real[:, None]).T @ along
+                    p = p + np.clip(np.linalg.pinv(curvature, rcond=1e-6, hermitian=True) @ slope, -limit, limit)
+                c = (g * np.exp(-1j * ((move @ p + t) @ two_pi_h.T))).real.sum(1) / self._norm
+                about = hand.translations + (np.eye(3) - hand.rotations) @ p
+                of_map.append((Group(hand.rotations, about), float(c.mean())))
+            found.append(of_map)
+        return found
 
     def projection(self, group: Group) -> Projection:
         """What takes half grids to their means over the group."""

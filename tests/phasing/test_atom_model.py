@@ -65,6 +65,30 @@ def test_amplitudes_that_the_group_relates_are_one(symbol: str):
     assert len(Frame(reflections, operations(symbol))) == len(classes)
 
 
+def test_distances_are_those_of_pymatgen(symbol: str):
+    made = crystal(symbol)
+    model = true_model(made, Frame(Reflections.of(PhaseProblem.from_crystal(made, D_MIN)), operations(symbol)))
+    matrix = made.to_pymatgen().distance_matrix
+    np.fill_diagonal(matrix, np.inf)
+    assert model.distances().shape == (3, len(model.frame.rotations), 3)
+    assert model.distances().min() == pytest.approx(matrix.min(), abs=1e-6)
+
+
+def test_distances_in_a_primitive_cell():
+    """Rock salt, where half an edge in each coordinate is not half of the shortest way."""
+    a = 5.64
+    cell = (a / np.sqrt(2),) * 3 + (60, 60, 60)
+    salt = Crystal(cell=cell, numbers=np.array([11, 17]), positions=np.array([[0, 0, 0], [0.5, 0.5, 0.5]]))
+    reflections = Reflections.of(PhaseProblem.from_crystal(salt.with_default_u_iso(U_ISO), D_MIN))
+    model = AtomModel(
+        Frame(reflections, P1), salt.positions, salt.numbers.astype(float), np.full(2, B), np.ones(2),
+        np.zeros((2, 3, 3)),
+    )  # fmt: skip
+    want = [[a / np.sqrt(2), a / 2], [a / 2, a / np.sqrt(2)]]
+    np.testing.assert_allclose(model.distances()[:, 0], want, atol=1e-6)
+    assert AtomModel.without_atoms(model.frame).distances().size == 0
+
+
 def test_derivatives_are_those_of_the_cost():
     made = crystal("P 21 21 21")
     reflections = Reflections.of(PhaseProblem.from_crystal(made, D_MIN))

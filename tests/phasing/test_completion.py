@@ -43,6 +43,10 @@ def test_phases_with_errors_lead_to_the_atoms_and_theirs_have_none():
     assert max(model.electrons) / min(model.electrons) == pytest.approx(14 / 8, rel=0.25)
     assert quality(problem, truth, found.phases[best]) > 0.98
     assert found.features["criterion"][best] == work.criterion(model)
+    # quartz: Si-O is 1.6 Å, and nine atoms take 113 Å³
+    assert np.exp(found.features["shortest"][best]) == pytest.approx(1.61, abs=0.05)
+    assert found.features["space"][best] == pytest.approx(abs(np.log(problem.volume / 9 / 17)))
+    assert found.features["orbits"][best] == pytest.approx(np.log(2))
 
 
 def test_a_structure_laid_on_its_inverse_is_told_apart():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from phaseray.phasing import scoring, site_search
 from phaseray.phasing.atom_model import Frame
 from phaseray.phasing.completion import Completion
 from phaseray.phasing.problem import PhaseProblem, half_sphere, resampled, unit
-from phaseray.phasing.site_search import SiteSearch, apart, place
+from phaseray.phasing.site_search import SiteSearch, _distinct, apart, place
 from phaseray.phasing.solve import atoms_of
 from phaseray.sources import prototypes
 
@@ -137,6 +138,60 @@ def test_trials_find_the_atoms_and_use_no_place_twice(marcasite: Crystal):
     assert (twice[:, 0] != twice[:, 1]).all()
     pair = search.trials(((1, (4, 2)), (1, (4, 2))))
     assert (pair[:, 0] < pair[:, 1]).all()
+    assert len(np.unique(pair, axis=0)) == len(pair)
+
+
+def test_no_draw_is_lost_for_the_order_of_its_orbits(marcasite: Crystal):
+    work = Completion(PhaseProblem.from_crystal(marcasite, D_MIN))
+    frame = Frame(work.reflections, work.allowed.likely[0])
+    search = SiteSearch(frame, {26: 1, 16: 2}, np.random.default_rng(0))
+    way = ((0, (2, 0)), *((1, (4, 2)),) * 4)
+    drawn = np.random.default_rng(1).choice(search.sites.kinds[4, 2], (500, 4))
+    drawn = np.concatenate([np.full((500, 1), search.sites.kinds[2, 0][0]), drawn], 1)
+    found = _distinct(way, drawn)
+    # the same place twice in one draw is rare
+    assert len(found) > 450
+    assert (np.diff(found[:, 1:], axis=1) > 0).all()
+
+
+def test_a_few_places_are_all_tried(marcasite: Crystal):
+    work = Completion(PhaseProblem.from_crystal(marcasite, D_MIN))
+    frame = Frame(work.reflections, work.allowed.likely[0])
+    search = SiteSearch(frame, {26: 1, 16: 2}, np.random.default_rng(0))
+    places = search.sites.kinds[2, 0]
+    want = {(a, b, c) for a, b in combinations(places, 2) for c in places if c not in (a, b)}
+    found = search.trials(((0, (2, 0)), (0, (2, 0)), (1, (2, 0))))
+    assert len(found) == len(want) == 12
+    assert {tuple(each) for each in found.tolist()} == want
+
+
+def test_places_that_are_few_are_drawn_once_each(marcasite: Crystal, monkeypatch):
+    work = Completion(PhaseProblem.from_crystal(marcasite, D_MIN))
+    frame = Frame(work.reflections, work.allowed.likely[0])
+    search = SiteSearch(frame, {26: 1, 16: 2}, np.random.default_rng(0))
+    way = ((0, (2, 0)), (0, (2, 0)), (1, (2, 0)), (1, (4, 2)))
+    drawn = search._drawn(way)
+    fixed = np.sort(drawn[:, :3])
+    assert (np.diff(fixed) > 0).all()
+    assert set(drawn[:, 3]) <= set(search.sites.kinds[4, 2].tolist())
+    # nor is an orbit moved to where another one is
+    monkeypatch.setattr(site_search, "_TRIALS", 20)
+    found = search.trials(way)
+    assert len(found) > 0
+    assert (np.diff(np.sort(found[:, :3])) > 0).all()
+
+
+def test_atoms_that_the_last_steps_bring_too_near_are_left_where_they_were(marcasite: Crystal, monkeypatch):
+    work = Completion(PhaseProblem.from_crystal(marcasite, D_MIN))
+    frame = Frame(work.reflections, work.allowed.likely[0])
+    search = SiteSearch(frame, {26: 1, 16: 2}, np.random.default_rng(0))
+    way = ((0, (2, 0)), (1, (4, 2)))
+    polished = search.solve(way)
+    # what the last steps make is not apart, what they start from is
+    monkeypatch.setattr(site_search, "apart", lambda model: model.misfit > 1.01 * polished.misfit)
+    found = search.solve(way)
+    assert found is not None
+    assert found.misfit > polished.misfit
 
 
 def test_atoms_that_are_too_near_are_no_model(marcasite: Crystal):

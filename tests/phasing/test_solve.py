@@ -126,7 +126,8 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
     problem = PhaseProblem.of(*data)
     found = solve.solve_starts(problem, "network", None, 5, None)
     assert (len(found), len(seeds), len(set(seeds)), seeds[0]) == (8 * times, times, times, 5)
-    assert found.features["misfit"].shape == found.features["symmetry"].shape == (8 * times,)
+    assert found.features["misfit"].shape == found.features["symmetry"].shape == found.features["allowed"].shape
+    assert found.features["allowed"].shape == (8 * times,)
     assert found.parents.tolist() == list(range(8 * times))
     assert found.cycles == 60 * times
     assert len(groups) == 4 * times

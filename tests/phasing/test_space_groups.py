@@ -11,6 +11,7 @@ import pytest
 from phaseray.phasing.atom_model import Reflections
 from phaseray.phasing.problem import PhaseProblem, half_sphere
 from phaseray.phasing.space_groups import AllowedGroups, extinctions, point_groups, primitive, smith, space_groups
+from phaseray.phasing.symmetry import Group
 from tests.phasing.test_atom_model import operations
 from tests.phasing.test_symmetry import CELLS, crystal
 
@@ -109,18 +110,40 @@ def test_extinctions_are_those_of_gemmi(symbol: str):
 
 def test_a_reflection_that_is_there_forbids_its_extinction():
     rotations, centrings = laue(gemmi.SpaceGroup("P 1 21/c 1"))
-    hkl = np.array([[0, 1, 0], [0, 3, 0], [1, 0, 1], [2, 0, 1]])
-    strong, weak = np.ones(4), np.array([1e-3, 1e-3, 1e-3, 1e-3])
-    nothing = np.zeros(4)
-    every = space_groups(rotations, centrings, hkl, weak, nothing)
+    special = [[0, 1, 0], [0, 3, 0], [1, 0, 1], [2, 0, 1]]
+    general = [[h, k, 3] for h in range(1, 5) for k in range(1, 5)]
+    hkl = np.array(special + general)
+
+    def groups(special: list[float], error: float = 0.0) -> list[tuple[Group, int]]:
+        intensity = np.array(special + [1.0] * len(general))
+        return space_groups(rotations, centrings, hkl, intensity, np.full(len(hkl), error))
+
+    every = groups([1e-3] * 4)
     assert [every[0][1], every[-1][1]] == [4, 0]
-    assert {explained for _, explained in space_groups(rotations, centrings, hkl, strong, nothing)} == {0}
-    screw_only = space_groups(rotations, centrings, hkl, np.array([1e-3, 1e-3, 1, 1]), nothing)
-    assert {explained for _, explained in screw_only} == {0, 2}
+    assert {explained for _, explained in groups([1.0] * 4)} == {0}
+    assert {explained for _, explained in groups([1e-3, 1e-3, 1, 1])} == {0, 2}
     # but what is uncertain may be absent, and explains nothing
-    unsure = space_groups(rotations, centrings, hkl, 0.2 * strong, 0.1 * strong)
+    unsure = groups([0.2] * 4, 0.1)
     assert len(unsure) == len(every)
     assert max(explained for _, explained in unsure) <= 0
+
+
+def test_what_the_centring_extinguishes_and_the_scale_say_nothing():
+    rotations, centrings = laue(gemmi.SpaceGroup("F d -3 m"))
+    hkl = half_sphere((7.0, 7.0, 7.0, 90, 90, 90), 1.0)
+    there = ~np.array([gemmi.SpaceGroup("F m -3 m").operations().is_systematically_absent(h) for h in hkl.tolist()])
+    # the reflections that the d glide would extinguish are weak, not absent: of the mean of all, lattice absences
+    # among them, they would be more
+    axial = (hkl == 0).sum(1) == 2
+    intensity = there * np.where(axial & (abs(hkl).sum(1) % 4 == 2), 0.02, 1.0)
+    nothing = np.zeros(len(hkl))
+    alone = space_groups(rotations, centrings, hkl[there], intensity[there], nothing[there])
+    with_all = space_groups(rotations, centrings, hkl, 30 * intensity, nothing)
+    assert [explained for _, explained in alone] == [0, 0, 0, -6]
+    assert [explained for _, explained in with_all] == [0, 0, 0, -6]
+    for (one, _), (other, _) in zip(alone, with_all, strict=True):
+        np.testing.assert_array_equal(one.rotations, other.rotations)
+        np.testing.assert_array_equal(one.translations, other.translations)
 
 
 def test_rotations_that_are_no_group_have_no_space_groups():

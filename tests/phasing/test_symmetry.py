@@ -142,6 +142,35 @@ def test_nothing_is_placed_for_the_identity() -> None:
     assert AmplitudeSymmetry(problem).placed(f, alone) == (alone, 1.0)
 
 
+def test_a_map_fits_the_group_that_it_has_and_no_other() -> None:
+    problem, f = problem_and_f("P n m a")
+    symmetry = AmplitudeSymmetry(problem)
+    groups = []
+    for symbol in ("P n m a", "P m m n", "P b c n"):  # all of the same rotations
+        ops = gemmi.SpaceGroup(symbol).operations().sym_ops
+        rotations = np.array([op.rot for op in ops]) // gemmi.Op.DEN
+        groups.append(Group(rotations, np.array([op.tran for op in ops]) / gemmi.Op.DEN))
+    random = problem.amplitude * problem.random_phases(1, 0)[0]
+    maps = torch.stack([f, random, f.conj().resolve_conj()])
+    fits = symmetry.fits(maps, groups)
+    assert (fits[[0, 2]] > 0.999).all()
+    assert fits[1] < 0.7
+    assert (symmetry.fits(maps, groups[1:]) < 0.9).all()
+    assert fits[1] == pytest.approx(max(symmetry.placed(random, group)[1] for group in groups))
+    assert symmetry.fits(maps, []).tolist() == [1, 1, 1]
+    alone = Group(np.eye(3, dtype=np.int64)[None], np.zeros((1, 3)))
+    assert symmetry.fits(maps, [groups[1], alone]).tolist() == [1, 1, 1]
+
+
+def test_a_map_of_either_hand_fits_a_group_without_a_centre() -> None:
+    problem, f = problem_and_f("P 21 3")
+    ops = gemmi.SpaceGroup("P 21 3").operations().sym_ops
+    rotations = np.array([op.rot for op in ops]) // gemmi.Op.DEN
+    group = Group(rotations, np.array([op.tran for op in ops]) / gemmi.Op.DEN)
+    fits = AmplitudeSymmetry(problem).fits(torch.stack([f, f.conj().resolve_conj()]), [group])
+    assert (fits > 0.999).all()
+
+
 def test_random_phases_show_no_symmetry() -> None:
     problem, _ = problem_and_f("P n m a")
     symmetry = AmplitudeSymmetry(problem)

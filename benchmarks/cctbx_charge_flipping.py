@@ -21,6 +21,13 @@ import numpy as np
 POLISHING = 25
 
 
+class Whole(int):
+    """Stays whole when cctbx allows itself half as many iterations more, which else ends its second start in an error."""
+
+    def __mul__(self, other: float) -> Whole:
+        return Whole(int(self) * other)
+
+
 def solve(found: dict, seconds: float) -> dict:
     """Its solving iterator with the defaults of smtbx: δ = 1.1 σ, weak phases shifted, restarts; then its polishing."""
     random.seed(found["seed"])
@@ -35,8 +42,9 @@ def solve(found: dict, seconds: float) -> dict:
     began = time.perf_counter()
     flipping = charge_flipping.weak_reflection_improved_iterator(delta=None)
     run = charge_flipping.solving_iterator(
-        flipping, amplitudes, yield_during_delta_guessing=True, yield_solving_interval=1
-    )
+        flipping, amplitudes, yield_during_delta_guessing=True, yield_solving_interval=1,
+        max_solving_iterations=Whole(charge_flipping.solving_iterator.max_solving_iterations),
+    )  # fmt: skip
     for _ in run:
         if run.had_phase_transition or time.perf_counter() - began > seconds:
             break

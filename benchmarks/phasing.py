@@ -98,11 +98,13 @@ def main() -> None:
                 row |= {"cctbx_map_cc": cc, "cctbx_solved": right, "cctbx_seconds": other["seconds"]}
             rows.append(row)
         mine = [r for r in rows if r["d_min"] == d_min]
-        their_seconds = np.median([r.get("cctbx_seconds", np.nan) for r in mine])
+        errors = sum("cctbx" in r for r in mine)
+        their_seconds = np.nanmedian([r.get("cctbx_seconds", np.nan) for r in mine])
         print(
             f"{d_min:g} Å: {len(mine)} crystals; solved by phaseray {sum(r['solved'] for r in mine)} "
             f"(median {np.median([r['seconds'] for r in mine]):.1f} s), "
-            f"by cctbx {sum(r['cctbx_solved'] for r in mine)} (median {their_seconds:.1f} s)"
+            f"by cctbx {sum(r['cctbx_solved'] for r in mine)} (median {their_seconds:.1f} s; "
+            f"{errors} ended in errors)"
         )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))

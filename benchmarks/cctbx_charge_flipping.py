@@ -22,7 +22,7 @@ POLISHING = 25
 
 
 class Whole(int):
-    """Stays whole when cctbx allows itself half as many iterations more, which else ends its second start in an error."""
+    """Stays whole when cctbx allows itself half as many iterations more: else its second start ends in an error."""
 
     def __mul__(self, other: float) -> Whole:
         return Whole(int(self) * other)

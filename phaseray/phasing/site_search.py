@@ -174,10 +174,12 @@ class SiteSearch:
         return chosen[order]
 
     def _drawn(self, way: Way) -> Ints:
-        """(_TRIALS, o) samples at random; few take a place twice."""
+        """(_TRIALS, o) samples at random, of which few take a place twice; none where there are not places for all."""
         chosen = np.empty((_TRIALS, len(way)), np.int64)
-        for kind in {kind for _, kind in way}:
+        for kind in dict.fromkeys(kind for _, kind in way):
             pool, own = self.sites.kinds[kind], [j for j, (_, k) in enumerate(way) if k == kind]
+            if len(own) > len(pool):
+                return chosen[:0]
             if len(pool) > _ROOMY * len(own):
                 chosen[:, own] = self.rng.choice(pool, (_TRIALS, len(own)))
             else:

@@ -179,6 +179,10 @@ def test_places_that_are_few_are_drawn_once_each(marcasite: Crystal, monkeypatch
     found = search.trials(way)
     assert len(found) > 0
     assert (np.diff(np.sort(found[:, :3])) > 0).all()
+    # two elements that want more places together than there are
+    places = len(search.sites.kinds[2, 0])
+    crowded = (*((0, (2, 0)),) * (places - 1), *((1, (2, 0)),) * 2, (1, (4, 2)))
+    assert search.trials(crowded).shape == (0, places + 2)
 
 
 def test_atoms_that_the_last_steps_bring_too_near_are_left_where_they_were(marcasite: Crystal, monkeypatch):

@@ -87,7 +87,8 @@ def test_calibrations_are_written_and_read(tmp_path):
 def test_starts_of_two_methods_are_judged_each_by_its_own_standards(solved):
     problem, phases = solved
     flipped = Starts(torch.cat([phases[None], problem.random_phases(2, 0)]))
-    known = {name: np.array([0.1, 0.4]) for name in ("misfit", "steadiness", "symmetry", "rotations", "expected")}
+    own = ("misfit", "steadiness", "symmetry", "rotations", "allowed", "expected")
+    known = {name: np.array([0.1, 0.4]) for name in own}
     learned = Starts(problem.random_phases(2, 1), known)
     both = Starts(
         torch.cat([flipped.phases, learned.phases]),

@@ -217,7 +217,7 @@ def test_atoms_that_explain_all_end_the_search_and_are_the_solution(quartz, monk
     assert solution.starts == 4
     assert "criterion" in solution.features
     assert "misfit" not in solution.features
-    # which of equal models is taken is a matter of rounding, and so is how far its origin is from the points of the grid
+    # which of equal models is taken is a matter of rounding; an origin between the points of the grid costs a little
     assert map_cc(solution.density, problem.density(truth).numpy()) > 0.97
 
 

@@ -25,10 +25,8 @@ NEARLY = 0.7
 """Of the most absences that a group explains."""
 MOST = 4096
 """Classes of translations of one point group: more than any has in three dimensions."""
-_MAYBE, _SURELY = (
-    0.03,
-    0.003,
-)  # of the mean intensity that the lattice allows, at this resolution: below it a reflection may be extinct, and is
+# of the mean intensity that the lattice allows, at this resolution: below it a reflection may be extinct, and is
+_MAYBE, _SURELY = 0.03, 0.003
 _TWELFTHS = 12
 _UNEQUAL = 0.02  # R of the amplitudes of one class of a crystal that has this symmetry
 _CENTRED = 0.9995  # of the origin peak of the Patterson; less: heavy atoms only seem to be centred

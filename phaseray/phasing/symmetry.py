@@ -184,27 +184,25 @@ class AmplitudeSymmetry:
         shape: Shape = tuple(2 * n for n in self._shape)  # type: ignore[assignment]
         fine, limit = np.array(shape), 0.5 / np.array(self._shape)
         points = np.indices(shape).reshape(3, -1).T / fine
-        chosen = [[i for i, r in enumerate(h.rotations) if (r != np.eye(3)).any()][:_PLACING] for h in hands]
-        own = [[self._number[h.rotations[i].tobytes()] for i in those] for h, those in zip(hands, chosen, strict=True)]
-        used = sorted({number for numbers in own for number in numbers})
-        moves = [np.eye(3) - h.rotations[those] for h, those in zip(hands, chosen, strict=True)]
-        shifts = [h.translations[those] for h, those in zip(hands, chosen, strict=True)]
-
-        def places(move: Floats, t: Floats) -> Ints:
-            index = np.rint((points @ move.T + t) * fine).astype(np.int64) % fine
-            found: Ints = np.ravel_multi_index(tuple(index.T), shape)
-            return found
-
-        flat = [
-            [places(m, t) for m, t in zip(move, shift, strict=True)] for move, shift in zip(moves, shifts, strict=True)
-        ]
+        prepared = []
+        for hand in hands:
+            chosen = [i for i, r in enumerate(hand.rotations) if (r != np.eye(3)).any()][:_PLACING]
+            numbers = [self._number[hand.rotations[i].tobytes()] for i in chosen]
+            move, t = np.eye(3) - hand.rotations[chosen], hand.translations[chosen]
+            places = [
+                np.rint((points @ m.T + shift) * fine).astype(np.int64) % fine for m, shift in zip(move, t, strict=True)
+            ]
+            # large cells have many points
+            indices = [np.ravel_multi_index(tuple(place.T), shape).astype(np.int32) for place in places]
+            prepared.append((hand, numbers, move, t, indices))
+        used = sorted({number for _, numbers, *_ in prepared for number in numbers})
         two_pi_h = 2 * np.pi * self._hkl
         found = []
         for values in f.detach().cpu().numpy().reshape(len(f), -1)[:, self._flat]:
             of_map: list[tuple[Group, float]] = []
             product = values * self._rotated(values, used).conj()
             sums = self._sums(product, shape).reshape(len(used), -1)
-            for hand, numbers, move, t, indices in zip(hands, own, moves, shifts, flat, strict=True):
+            for hand, numbers, move, t, indices in prepared:
                 rows = [used.index(number) for number in numbers]
                 p = points[sum(sums[row][index] for row, index in zip(rows, indices, strict=True)).argmax()]
                 g = self._weight * product[rows]

@@ -55,14 +55,14 @@ def configuration(sources: str, dtype: str, n: int = N) -> Any:
 def through_ray(sources: str, dtype: str, n: int, out: Path) -> dict[str, Any]:
     """ingest and generate; runs in a process of its own, so that its peak memory is that of a driver."""
     from phaseray.pipeline import cluster
-    from phaseray.pipeline.catalogue import ingest
+    from phaseray.pipeline.catalogue import begin_ingest, ingest
     from phaseray.pipeline.shards import generate
 
     config = configuration(sources, dtype, n)
     began = time.perf_counter()
-    with cluster.connected(config.ray):
+    with begin_ingest(config, out / "catalogue") as begun, cluster.connected(config.ray):
         started = time.perf_counter() - began
-        catalogue = ingest(config, out / "catalogue")
+        catalogue = ingest(config, out / "catalogue", begun=begun)
         shards = generate(config, out / "catalogue", out / "shards")
     seconds = time.perf_counter() - began
     keys = ("ok", "split", "bytes", "bytes_per_crystal", "storage_error")
@@ -163,8 +163,8 @@ def without_ray(sources: str, dtype: str, out: Path) -> dict[str, Any]:
     config = configuration(sources, dtype)
     clocks = Clocks()
     manifest._in_a_task = lambda function, *given: function(*given)
-    manifest._list = type("_list", (), {"remote": lambda c, p, o, f: manifest._listed(c, p, Path(o), Path(f))})
-    manifest._results = iter
+    manifest._list = type("_list", (), {"remote": staticmethod(manifest._listed)})
+    manifest.ray = type("ray", (), {"get": staticmethod(lambda result: result)})
 
     def one_by_one(worker: type, arguments: tuple[Any, ...], units: Any, **_: Any) -> Iterator[Any]:
         made = worker(*arguments)
@@ -172,6 +172,8 @@ def without_ray(sources: str, dtype: str, out: Path) -> dict[str, Any]:
 
     class NoCluster:
         computing_actors = staticmethod(lambda _: 1)
+        will_start = staticmethod(lambda _: False)
+        warm_up = staticmethod(lambda: None)
 
         class connected:  # noqa: N801 - in the place of a function
             def __init__(self, _: Any) -> None: ...
@@ -179,8 +181,10 @@ def without_ray(sources: str, dtype: str, out: Path) -> dict[str, Any]:
             def __exit__(self, *_: object) -> None: ...
 
     for module in (catalogue, shards):
-        module.run_units, module.cluster = one_by_one, NoCluster
-    clocks.around(catalogue, "write_manifest", "list")
+        module.run_units, module.require_shared = one_by_one, lambda *_: None
+    for module in (catalogue, shards, manifest):
+        module.cluster = NoCluster
+    clocks.around(manifest.Listing, "write", "list")
     clocks.around_items(reading, "fetch_inputs", "read")
     clocks.around(reading, "parse_input", "parse, check")
     clocks.around(duplicates, "fingerprint", "fingerprint")

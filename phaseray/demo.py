@@ -13,7 +13,7 @@ from phaseray.evaluation.report import Captioned
 from phaseray.growing import Grown, examples
 from phaseray.phasing.weights import weights_are_shipped
 from phaseray.pipeline import cluster
-from phaseray.pipeline.catalogue import ingest
+from phaseray.pipeline.catalogue import begin_ingest, ingest
 from phaseray.pipeline.shards import generate
 from phaseray.pipeline.storage import write_json
 from phaseray.tables import print_facts, print_scores
@@ -39,8 +39,8 @@ def demo(config: Config, out: str | Path) -> dict[str, Any]:
     if tracking.uri is None:
         tracking = tracking.model_copy(update={"uri": f"sqlite:///{out / 'mlflow.db'}"})
     began = time.monotonic()
-    with cluster.connected(config.ray):
-        catalogue = ingest(config, out / "catalogue")
+    with begin_ingest(config, out / "catalogue") as begun, cluster.connected(config.ray):
+        catalogue = ingest(config, out / "catalogue", begun=begun)
         print_facts("catalogue", catalogue)
         shards = generate(config, out / "catalogue", out / "shards")
         print_facts("shards", shards)

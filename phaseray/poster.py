@@ -24,7 +24,7 @@ from phaseray.evaluation.diagnostics import poster_diagnostics
 from phaseray.evaluation.figures import mean_prediction_figure, to_png
 from phaseray.evaluation.metrics import correlation_maps
 from phaseray.pipeline import cluster
-from phaseray.pipeline.catalogue import ingest
+from phaseray.pipeline.catalogue import begin_ingest, ingest
 from phaseray.pipeline.loading import Batch, open_dataset
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.run_folder import open_folder
@@ -108,8 +108,8 @@ def poster(config: Config, out: str | Path) -> dict[str, Any]:
     out = Path(out).absolute()
     began = time.monotonic()
     open_folder(out, {"command": "poster", "config_digest": digest(config)}, config)
-    with cluster.connected(config.ray):
-        ingest(config, out / "catalogue")
+    with begin_ingest(config, out / "catalogue") as begun, cluster.connected(config.ray):
+        ingest(config, out / "catalogue", begun=begun)
         generate(config, out / "catalogue", out / "shards")
         trainings = _trainings(asked)
         lacking = [t for t in trainings if not (out / "runs" / t.name / "result.json").exists()]

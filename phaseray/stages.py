@@ -9,7 +9,7 @@ from typing import Any
 from phaseray.comparison import evaluate
 from phaseray.config import Config, ConfigError, TrackingConfig, TrainConfig, load
 from phaseray.pipeline import cluster
-from phaseray.pipeline.catalogue import ingest
+from phaseray.pipeline.catalogue import begin_ingest, ingest
 from phaseray.pipeline.shards import generate
 from phaseray.tables import print_facts, print_scores, print_sweep
 from phaseray.training.ray_train import train
@@ -65,8 +65,11 @@ def ingest_to_train(config: Config, out: str | Path) -> Trained:
     tracking = config.tracking
     if tracking.uri is None:
         tracking = TrackingConfig(uri=f"sqlite:///{out / 'mlflow.db'}", experiment=tracking.experiment)
-    with cluster.connected(config.ray, dashboard=config.pipeline.tune):
-        catalogue = ingest(config, out / "catalogue")
+    with (
+        begin_ingest(config, out / "catalogue") as begun,
+        cluster.connected(config.ray, dashboard=config.pipeline.tune),
+    ):
+        catalogue = ingest(config, out / "catalogue", begun=begun)
         print_facts("catalogue", catalogue)
         shards = generate(config, out / "catalogue", out / "shards")
         print_facts("shards", shards)

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from phaseray.config import Config, ConfigError, IngestConfig, digest
 from phaseray.pipeline import cluster, schema
 from phaseray.pipeline.duplicates import FingerprintWriter, mark_duplicates, write_candidates
 from phaseray.pipeline.holding_out import read_held_out, without_held_out, write_held_out
-from phaseray.pipeline.manifest import write_manifest
+from phaseray.pipeline.manifest import Listing
 from phaseray.pipeline.progress import Progress
 from phaseray.pipeline.reading import Attempt, read_rows
 from phaseray.pipeline.run_folder import open_folder
@@ -39,8 +40,13 @@ from phaseray.pipeline.units import peak_memory, run_units
 from phaseray.sources import InputRef
 
 
-def ingest(config: Config, out: str | Path) -> dict[str, Any]:
+def ingest(config: Config, out: str | Path, *, begun: Listing | None = None) -> dict[str, Any]:
     """Read, check and write down every input of every source; go on where an earlier run stopped.
+
+    Parameters
+    ----------
+    begun : Listing or None
+        Of `begin_ingest`, where Ray is started before this is called.
 
     Returns
     -------
@@ -49,16 +55,11 @@ def ingest(config: Config, out: str | Path) -> dict[str, Any]:
     """
     out = Path(out).absolute()
     began = time.monotonic()
-    identity = {
-        "command": "ingest",
-        "config_digest": digest(config.ingest, config.seed),
-        "version": schema.CATALOGUE_VERSION,
-    }
-    open_folder(out, identity, config)
-    write_held_out(config.ingest, config.seed, out)
-    with cluster.connected(config.ray):
+    with ExitStack() as stack:
+        listing = begun or stack.enter_context(begin_ingest(config, out))
+        stack.enter_context(cluster.connected(config.ray))
         require_shared(out)
-        total = write_manifest(config, out)
+        total = listing.write()
         rows = config.ingest.rows_per_part
         parts = [{"part": i, "count": min(rows, total - first)} for i, first in enumerate(range(0, total, rows))]
         todo = [p for p in parts if not part_path(out, p["part"]).exists()]
@@ -77,6 +78,19 @@ def ingest(config: Config, out: str | Path) -> dict[str, Any]:
     summary["peak_memory_mb"] = {"driver": peak_memory(), **({"worker": largest} if largest else {})}
     write_json(out / "summary.json", summary)
     return summary
+
+
+def begin_ingest(config: Config, out: str | Path) -> Listing:
+    """What `ingest` can do without Ray: open the folder, and begin to list while Ray starts; for a `with` block."""
+    out = Path(out).absolute()
+    identity = {
+        "command": "ingest",
+        "config_digest": digest(config.ingest, config.seed),
+        "version": schema.CATALOGUE_VERSION,
+    }
+    open_folder(out, identity, config)
+    write_held_out(config.ingest, config.seed, out)
+    return Listing(config, out)
 
 
 def part_path(catalogue: Path, part: int) -> Path:

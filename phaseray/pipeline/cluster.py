@@ -28,7 +28,7 @@ def connected(config: RayConfig, *, dashboard: bool = False) -> Iterator[None]:
     # mode were set here, after Ray has been imported).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = _address(config)
     # what workers print is Ray's own talk; our progress comes back as results. That a node is lost is still said
     silent = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
@@ -47,6 +47,20 @@ def connected(config: RayConfig, *, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def will_start(config: RayConfig) -> bool:
+    """Whether `connected` is going to start a Ray of its own, which takes seconds."""
+    return not ray.is_initialized() and not _address(config)
+
+
+def _address(config: RayConfig) -> str | None:
+    return config.address or os.environ.get("RAY_ADDRESS")
+
+
+def warm_up() -> None:
+    """Have Ray Data start what serves all its datasets, for when there is something else to wait for anyway."""
+    ray.data.range(1).materialize()
 
 
 def quiet() -> None:

@@ -198,9 +198,9 @@ def _leaders(values: NDArray[np.float32]) -> dict[int, int]:
     from scipy.spatial import cKDTree
 
     # copies to the last bit first: a thousand of them would make half a million pairs
-    _, first, inverse = np.unique(values, axis=0, return_index=True, return_inverse=True)
-    of = {i: int(first[group]) for i, group in enumerate(inverse.reshape(-1).tolist()) if first[group] != i}
-    rows = np.sort(first)
+    first: dict[bytes, int] = {}
+    of = {i: same for i, row in enumerate(values) if (same := first.setdefault(row.tobytes(), i)) != i}
+    rows = np.array(list(first.values()))
     pairs = cKDTree(neighbourhood(values[rows])).query_pairs(1.0, p=np.inf, output_type="ndarray")
     pairs = rows[pairs].reshape(-1, 2)
     agree = [

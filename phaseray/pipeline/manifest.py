@@ -1,26 +1,30 @@
 """The manifest: what there is to read, listed once, side by side, before anything is read.
 
 inputs.parquet has a row an input (id, address, place in its archive, size, digest), and a row group a
-part. Folders, archives and object stores are listed in stretches, each by a task of Ray that writes its own
-file; the driver puts these together in order and makes the ids unique. It holds one row group of them,
-and eight bytes an id. The digest is that of the content where listing reads it anyway (members of tars, lines
-of JSON files); of all others the catalogue has it, once they have been read.
+part. Folders, archives and object stores are listed in stretches, each into a file of its own, by tasks of
+Ray; where Ray is yet to be started, a thread of the driver lists the first of them meanwhile. The driver puts
+the files together in order and makes the ids unique. It holds one row group of them, and eight bytes an id.
+The digest is that of the content where listing reads it anyway (members of tars, lines of JSON files); of all
+others the catalogue has it, once they have been read.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
 from phaseray.config import Config, ConfigError
+from phaseray.pipeline import cluster
 from phaseray.pipeline.storage import write_row_groups
 from phaseray.sources import InputRef
 from phaseray.sources.listing import Stretch, check_found, list_stretch, stretches
@@ -29,41 +33,102 @@ from phaseray.sources.taken import TakenIds
 INPUTS = pa.schema([(f.name, {"str": pa.string(), "int": pa.int64()}[str(f.type)]) for f in fields(InputRef)])
 
 _BATCH = 1024
+_FEW = 4  # stretches that are left to the thread: a worker takes a second to start
 
 
-def write_manifest(config: Config, out: Path) -> int:
-    """Write inputs.parquet, once; the number of inputs. Ray runs.
+class Listing:
+    """inputs.parquet in the making; nothing is left to do where it stands already.
 
-    Raises
-    ------
-    ValueError
-        As `list_inputs`.
+    Where Ray is yet to be started, entering its `with` block begins to list in a thread of this process.
     """
-    path = out / "inputs.parquet"
-    if not path.exists():
-        folder = out / "listing"
-        pieces = _in_a_task(stretches, list(config.ingest.sources))
-        files = [folder / f"stretch-{i:05d}.parquet" for i in range(len(pieces))]
+
+    def __init__(self, config: Config, out: Path) -> None:
+        self.config, self.out = config, out
+        self.path, self.folder = out / "inputs.parquet", out / "listing"
+        self.pieces: list[Stretch] = []
+        self.files: list[Path] = []
+        self.apart: list[int] = []  # pieces that are worth a thread or a task
+        self.early: dict[int, Future[str]] = {}
+        self.stopped = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Begin to list, if there is a start of Ray to wait for.
+
+        Raises
+        ------
+        ValueError
+            As `list_inputs`, where that shows at once: a path that is not there.
+        """
+        if cluster.will_start(self.config.ray) and not self.path.exists():
+            self._cut(stretches(self.config.ingest.sources))
+            self.thread = ThreadPoolExecutor(1, "listing")
+            self.early = {i: self.thread.submit(self._list, i) for i in self.apart}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        if self.early:
+            self.thread.shutdown(cancel_futures=True)
+
+    def write(self) -> int:
+        """Write inputs.parquet, once; the number of inputs. Ray runs.
+
+        Raises
+        ------
+        ValueError
+            As `list_inputs`.
+        """
+        if not self.path.exists():
+            if not self.pieces:
+                self._cut(_in_a_task(stretches, list(self.config.ingest.sources)))
+            # of many, those that the thread has not begun are for tasks, which run side by side
+            many = len(self.early) > _FEW
+            left = [i for i in self.apart if i not in self.early or (many and self.early[i].cancel())]
+            tasks = {i: _list.remote(*self._task(i)) for i in left}
+            if self.apart:
+                cluster.warm_up()
+            for i, piece in enumerate(self.pieces):
+                if not piece.slow:
+                    _check(self._list(i))
+            # in their order, so that of two errors always the same one is told
+            for i in self.apart:
+                _check(ray.get(tasks[i]) if i in tasks else self.early[i].result())
+            self._check_found()
+            write_row_groups(self.path, _regrouped(_unique(self.files), self.config.ingest.rows_per_part), INPUTS)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return int(pq.read_metadata(self.path).num_rows)
+
+    def _cut(self, pieces: list[Stretch]) -> None:
+        self.pieces = pieces
+        self.files = [self.folder / f"stretch-{i:05d}.parquet" for i in range(len(pieces))]
         # one archive or folder more or less is no reason to wait for a worker to start
-        apart = [i for i, piece in enumerate(pieces) if piece.slow and not files[i].exists()]
-        waiting = [_list.remote(config, pieces[i], str(out), str(files[i])) for i in apart]
-        for i, piece in enumerate(pieces):
-            if not piece.slow:
-                _check(_listed(config, piece, out, files[i]))
-        for error in _results(waiting):
-            _check(error)
-        _check_found(config, pieces, files)
-        write_row_groups(path, _regrouped(_unique(files), config.ingest.rows_per_part), INPUTS)
-        shutil.rmtree(folder, ignore_errors=True)
-    return int(pq.read_metadata(path).num_rows)
+        self.apart = [i for i, piece in enumerate(pieces) if piece.slow and not self.files[i].exists()]
+
+    def _task(self, i: int) -> tuple[Config, Stretch, str, str]:
+        return self.config, self.pieces[i], str(self.out), str(self.files[i])
+
+    def _list(self, i: int) -> str:
+        return _listed(*self._task(i), stopped=self.stopped.is_set)
+
+    def _check_found(self) -> None:
+        sources = self.config.ingest.sources
+        rows = [0] * len(sources)
+        for piece, file in zip(self.pieces, self.files, strict=True):
+            rows[piece.source] += pq.read_metadata(file).num_rows
+        for source, n in zip(sources, rows, strict=True):
+            if not n:
+                check_found(source)
+        if not sum(rows):
+            raise ConfigError("ingest.sources give no crystal at all")
 
 
-def _listed(config: Config, piece: Stretch, out: Path, file: Path) -> str:
+def _listed(config: Config, piece: Stretch, out: str, file: str, *, stopped: Callable[[], bool] = lambda: False) -> str:
     """List one stretch to a file; what is wrong with it, if anything is."""
     ingest = config.ingest
+    source, spool = ingest.sources[piece.source], Path(out) / "spool"
     try:
-        refs = list_stretch(ingest.sources[piece.source], piece, config.seed, spool=out / "spool", limits=ingest.limits)
-        write_row_groups(file, _tables(refs), INPUTS, empty=True)
+        refs = list_stretch(source, piece, config.seed, spool=spool, limits=ingest.limits)
+        write_row_groups(Path(file), _tables(_until(stopped, refs)), INPUTS, empty=True)
     except ValueError as error:
         return str(error) or repr(error)
     return ""
@@ -71,7 +136,7 @@ def _listed(config: Config, piece: Stretch, out: Path, file: Path) -> str:
 
 @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
 def _list(config: Config, piece: Stretch, out: str, file: str) -> str:
-    return _listed(config, piece, Path(out), Path(file))
+    return _listed(config, piece, out, file)
 
 
 @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
@@ -88,26 +153,16 @@ def _in_a_task(function: Any, *arguments: Any) -> Any:
     return result
 
 
-def _results(waiting: list[Any]) -> Iterator[str]:
-    """In the order given, so that of two errors always the same one is told."""
-    for result in waiting:
-        yield ray.get(result)
+def _until(stopped: Callable[[], bool], refs: Iterable[InputRef]) -> Iterator[InputRef]:
+    for ref in refs:
+        if stopped():
+            raise ValueError("listing was stopped")
+        yield ref
 
 
 def _check(error: str) -> None:
     if error:
         raise ValueError(error)
-
-
-def _check_found(config: Config, pieces: list[Stretch], files: list[Path]) -> None:
-    rows = [0] * len(config.ingest.sources)
-    for piece, file in zip(pieces, files, strict=True):
-        rows[piece.source] += pq.read_metadata(file).num_rows
-    for source, n in zip(config.ingest.sources, rows, strict=True):
-        if not n:
-            check_found(source)
-    if not sum(rows):
-        raise ConfigError("ingest.sources give no crystal at all")
 
 
 def _tables(refs: Iterable[InputRef]) -> Iterator[pa.Table]:

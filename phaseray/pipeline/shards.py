@@ -73,12 +73,13 @@ def generate(config: Config, catalogue: str | Path, out: str | Path) -> dict[str
         gpus = config.ray.gpus_per_actor
         worker = (str(catalogue), str(out), config.generate.model_dump(mode="json"), gpus)
         actors = cluster.computing_actors(config.ray)
-        largest = 0
+        largest, digests = 0, {}
         for report in run_units(ShardWriter, worker, todo, actors=actors, num_gpus=gpus):
             largest = max(largest, report["worker_mb"])
+            digests[report["file"]] = report["sha256"]
             progress.advance(report["ok"] + report["rejected"], report["rejected"])
     progress.close()
-    dataset = _finish(out, config, facts, units)
+    dataset = _finish(out, config, facts, units, digests)
     write_card(out, catalogue, dataset)
     seconds = time.monotonic() - began
     n = dataset["ok"] + dataset["rejected"]
@@ -116,7 +117,9 @@ class ShardWriter:
             return {"rejections": json.dumps(rejections), "largest_errors": json.dumps(worst)}
 
         ok = write_row_groups(self.out / unit["file"], row_groups(), kind, notes=notes, empty=True)
-        return {"file": unit["file"], "ok": ok, "rejected": len(rejections)}
+        # here, side by side, and while the file is still in memory
+        sha = file_digest(self.out / unit["file"])
+        return {"file": unit["file"], "ok": ok, "rejected": len(rejections), "sha256": sha}
 
     def _crystals(self, part: Numbers, row: Numbers) -> Iterator[Crystal]:
         """Those of the given rows; rows of one part stand together."""
@@ -179,8 +182,10 @@ class ShardWriter:
         )
 
 
-def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[dict[str, Any]]) -> dict[str, Any]:
-    """Count what stands in the files and write dataset.json."""
+def _finish(
+    out: Path, config: Config, catalogue: dict[str, Any], units: list[dict[str, Any]], digests: dict[str, str]
+) -> dict[str, Any]:
+    """Count what stands in the files and write dataset.json. `digests`: of the files that this run wrote."""
     files, rejections, combined = [], [], hashlib.sha256()
     worst: dict[str, list[float]] = {}
     ok: Counter[str] = Counter()
@@ -189,7 +194,7 @@ def _finish(out: Path, config: Config, catalogue: dict[str, Any], units: list[di
     for unit in sorted(units, key=lambda u: (SPLITS.index(u["split"]), u["shape"], u["file"])):
         path = out / unit["file"]
         meta = pq.read_metadata(path)
-        sha = file_digest(path)
+        sha = digests.get(unit["file"]) or file_digest(path)
         combined.update(f"{unit['file']} {sha}\n".encode())
         files.append(
             {"file": unit["file"], "split": unit["split"], "shape": unit["shape"], "rows": meta.num_rows, "sha256": sha}

@@ -173,7 +173,6 @@ def without_ray(sources: str, dtype: str, out: Path) -> dict[str, Any]:
     class NoCluster:
         computing_actors = staticmethod(lambda _: 1)
         will_start = staticmethod(lambda _: False)
-        warm_up = staticmethod(lambda: None)
 
         class connected:  # noqa: N801 - in the place of a function
             def __init__(self, _: Any) -> None: ...

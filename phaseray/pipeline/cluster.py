@@ -58,11 +58,6 @@ def _address(config: RayConfig) -> str | None:
     return config.address or os.environ.get("RAY_ADDRESS")
 
 
-def warm_up() -> None:
-    """Have Ray Data start what serves all its datasets, for when there is something else to wait for anyway."""
-    ray.data.range(1).materialize()
-
-
 def quiet() -> None:
     """Ray Data's own progress bars and logs give way to ours: one line a fact."""
     context = ray.data.DataContext.get_current()

@@ -85,8 +85,6 @@ class Listing:
             many = len(self.early) > _FEW
             left = [i for i in self.apart if i not in self.early or (many and self.early[i].cancel())]
             tasks = {i: _list.remote(*self._task(i)) for i in left}
-            if self.apart:
-                cluster.warm_up()
             for i, piece in enumerate(self.pieces):
                 if not piece.slow:
                     _check(self._list(i))

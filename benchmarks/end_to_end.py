@@ -283,7 +283,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for (name, run), rate in zip(rows, rates, strict=True):
         print(f"{name:32s}{run['inputs']:8,d} files{run['seconds']:9.1f} s{rate:9.1f} files/s")
     print(f"(a) is {100 * facts['efficiency']:.0f} % of {cores} x (b), and {facts['times_pymatgen_direct']:.1f} x (c)")
-    print(f"(a): start of Ray {ours['seconds_ray_start']:.1f} s, ingest {ours['seconds_ingest']:.1f} s, ", end="")
+    start = ours["seconds_ray_start"]
+    print(f"(a): ingest {ours['seconds_ingest']:.1f} s, {start:.1f} of them for Ray to start; ", end="")
     print(f"generate {ours['seconds_generate']:.1f} s; peak memory of the driver {ours['driver_mb']:.0f} MB, ", end="")
     print(f"of a worker {ours['worker_mb']:.0f} MB; {ours['bytes_per_crystal'] / 1e3:.0f} kB a crystal on disk")
     print("\nstage, in (b)                 s   ms a file   share")

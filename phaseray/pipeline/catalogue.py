@@ -51,10 +51,10 @@ def ingest(config: Config, out: str | Path, *, begun: Listing | None = None) -> 
     Returns
     -------
     dict
-        The facts of summary.json: counts by status, code and split, seconds, crystals a second.
+        The facts of summary.json: counts by status, code and split, seconds (with the start of Ray, if it is
+        started for this), crystals a second.
     """
     out = Path(out).absolute()
-    began = time.monotonic()
     with ExitStack() as stack:
         listing = begun or stack.enter_context(begin_ingest(config, out))
         stack.enter_context(cluster.connected(config.ray))
@@ -73,7 +73,7 @@ def ingest(config: Config, out: str | Path, *, begun: Listing | None = None) -> 
         if todo or not (out / "duplicates.parquet").exists():
             largest = max(largest, _mark_duplicates(config, out, parts))
     summary = _finish(out, config, parts, total)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - listing.began
     summary |= {"seconds": round(seconds, 2), "crystals_per_second": round(total / seconds, 1), "out": str(out)}
     summary["peak_memory_mb"] = {"driver": peak_memory(), **({"worker": largest} if largest else {})}
     write_json(out / "summary.json", summary)
@@ -82,6 +82,7 @@ def ingest(config: Config, out: str | Path, *, begun: Listing | None = None) -> 
 
 def begin_ingest(config: Config, out: str | Path) -> Listing:
     """What `ingest` can do without Ray: open the folder, and begin to list while Ray starts; for a `with` block."""
+    began = time.monotonic()
     out = Path(out).absolute()
     identity = {
         "command": "ingest",
@@ -90,7 +91,7 @@ def begin_ingest(config: Config, out: str | Path) -> Listing:
     }
     open_folder(out, identity, config)
     write_held_out(config.ingest, config.seed, out)
-    return Listing(config, out)
+    return Listing(config, out, began=began)
 
 
 def part_path(catalogue: Path, part: int) -> Path:

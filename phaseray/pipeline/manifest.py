@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields
@@ -40,10 +41,16 @@ class Listing:
     """inputs.parquet in the making; nothing is left to do where it stands already.
 
     Where Ray is yet to be started, entering its `with` block begins to list in a thread of this process.
+
+    Attributes
+    ----------
+    began : float
+        When work on the catalogue began, of `time.monotonic`.
     """
 
-    def __init__(self, config: Config, out: Path) -> None:
+    def __init__(self, config: Config, out: Path, *, began: float | None = None) -> None:
         self.config, self.out = config, out
+        self.began = time.monotonic() if began is None else began
         self.path, self.folder = out / "inputs.parquet", out / "listing"
         self.pieces: list[Stretch] = []
         self.files: list[Path] = []
@@ -62,7 +69,7 @@ class Listing:
         if cluster.will_start(self.config.ray) and not self.path.exists():
             self._cut(stretches(self.config.ingest.sources))
             self.thread = ThreadPoolExecutor(1, "listing")
-            self.early = {i: self.thread.submit(self._list, i) for i in self.apart}
+            self.early = {i: self.thread.submit(self._list_here, i) for i in self.apart}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,7 +94,7 @@ class Listing:
             tasks = {i: _list.remote(*self._task(i)) for i in left}
             for i, piece in enumerate(self.pieces):
                 if not piece.slow:
-                    _check(self._list(i))
+                    _check(self._list_here(i))
             # in their order, so that of two errors always the same one is told
             for i in self.apart:
                 _check(ray.get(tasks[i]) if i in tasks else self.early[i].result())
@@ -105,7 +112,7 @@ class Listing:
     def _task(self, i: int) -> tuple[Config, Stretch, str, str]:
         return self.config, self.pieces[i], str(self.out), str(self.files[i])
 
-    def _list(self, i: int) -> str:
+    def _list_here(self, i: int) -> str:
         return _listed(*self._task(i), stopped=self.stopped.is_set)
 
     def _check_found(self) -> None:

@@ -80,6 +80,7 @@ def test_listing_that_begins_before_ray_gives_the_same(
     monkeypatch.setattr("phaseray.pipeline.manifest._FEW", few)
     config = load(None, [sources])
     with Listing(config, tmp_path / "c") as listing:
+        assert listing.early
         assert listing.write() == 28
     expected = [asdict(ref) for ref in list_inputs(config.ingest.sources, config.seed, spool=tmp_path / "spool")]
     assert pq.read_table(tmp_path / "c" / "inputs.parquet").to_pylist() == expected

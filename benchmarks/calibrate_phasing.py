@@ -7,6 +7,8 @@
         --trained-on runs/catalogue --rows atoms.npz
     python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/formula.json --method formula \
         --trained-on runs/catalogue --rows formula.npz
+    python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/guesses.json --method guesses \
+        --trained-on runs/catalogue --rows guesses.npz
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
 molecular ones and others in turn, and as many artificial ones as asked for. For the network, the atoms found in its
@@ -36,9 +38,9 @@ from phaseray.phasing import calibration, scoring, solve
 from phaseray.phasing.benchmark import FINER, has_c_and_h
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
+from phaseray.phasing.placing import FORMULA, GUESSES, guess, place
 from phaseray.phasing.problem import PhaseProblem, Starts, resampled, unit
-from phaseray.phasing.rounds import PLACING
-from phaseray.phasing.site_search import place
+from phaseray.phasing.rounds import COMPLETING, GUESSING, PLACING
 from phaseray.pipeline.catalogue import read_catalogue
 from phaseray.pipeline.schema import crystals as stored
 from phaseray.pipeline.split import split_of
@@ -155,9 +157,15 @@ def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
 def network_rows(crystal: Crystal, d_min: float, seed: int, made_by: str) -> list[tuple[scoring.Features, np.ndarray]]:
     """Features, and map_cc with the truth, of the starts of the network, the atoms in them, or those of the formula."""
     problem = PhaseProblem.from_crystal(crystal, d_min)
-    if made_by == "formula":
-        until = time.perf_counter() + PLACING * TIME_LIMIT
-        placed = place(problem, solve.atoms_of(crystal.composition), seed, until)
+    if made_by in (FORMULA, GUESSES):
+        until = time.perf_counter() + (PLACING if made_by == FORMULA else GUESSING) * TIME_LIMIT
+        completed = until + COMPLETING * TIME_LIMIT
+        atoms = solve.atoms_of(crystal.composition)
+        placed = (
+            place(problem, atoms, seed, until, completed)
+            if made_by == FORMULA
+            else guess(problem, seed, until, completed)
+        )
         every = [] if placed is None else list(Starts.of_methods((made_by, placed)).of_each_method())
     else:
         found = solve.solve_starts(problem, "network", None, seed, TIME_LIMIT)
@@ -234,7 +242,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="keep the features here; where the file is there, take them from it")
     parser.add_argument("--figure", type=Path, help="said against found, as a picture")
     parser.add_argument(
-        "--method", choices=("charge_flipping", "network", "atoms", "formula"), default="charge_flipping"
+        "--method", choices=("charge_flipping", "network", "atoms", FORMULA, GUESSES), default="charge_flipping"
     )
     args = parser.parse_args()
     of_network = args.method != "charge_flipping"
@@ -244,9 +252,13 @@ def main() -> None:
     known = [f for c in catalogues for f in formulas(c)]
     tried = NETWORK_RESOLUTIONS if of_network else RESOLUTIONS
     starts = f"{solve.STARTS['network']} or more" if of_network else STARTS
-    names = {"charge_flipping": NAMES, "network": NETWORK_NAMES, "atoms": ATOMS_NAMES, "formula": FORMULA_NAMES}[
-        args.method
-    ]
+    names = {
+        "charge_flipping": NAMES,
+        "network": NETWORK_NAMES,
+        "atoms": ATOMS_NAMES,
+        FORMULA: FORMULA_NAMES,
+        GUESSES: FORMULA_NAMES,
+    }[args.method]
     seed = UNUSED_SEED if of_network else args.seed
     splits = ("train", "val")
     chosen = crystals(args.source, args.max_volume, args.real, args.artificial, seed, splits, frozenset(known))

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phaseray.phasing import charge_flipping, network, scoring, site_search
+from phaseray.phasing import charge_flipping, network, placing, scoring
 from phaseray.phasing.completion import METHOD as ATOMS
-from phaseray.phasing.completion import Completion
+from phaseray.phasing.completion import PLAIN, Completion
 from phaseray.phasing.problem import PhaseProblem, Starts
 from phaseray.phasing.symmetrised import averaged, joined, told, with_symmetry
 from phaseray.phasing.symmetry import AmplitudeSymmetry, Group, Projection
@@ -23,8 +23,12 @@ ENOUGH = 0.9
 """Probability at which a start is taken for the solution."""
 FLIPPED = 16
 """Starts of charge flipping before those of the network."""
-PLACING = 0.4
-"""Share of the time for atoms of a formula, before anything else is tried."""
+PLACING, COMPLETING = 0.4, 0.15
+"""Shares of the time for atoms of a formula, and for completing what they leave, before anything else is tried."""
+
+
+GUESSING = 0.3
+"""Share of the time for atoms of no formula, where the first round of the network has found nothing."""
 
 
 def network_rounds(
@@ -38,9 +42,10 @@ def network_rounds(
     """All starts of all rounds, those with their symmetry, and the atoms found in them, until one is probably right.
 
     Every second start is under one of the space groups that the amplitudes make likely, about an origin of its own;
-    the others are free.
+    the others are free. Where the first round finds nothing probable, atoms are guessed too (`placing.guess`): right
+    phases need not come from a map.
 
-    `watch` is that of `network.solve_starts`, once a round.
+    `watch` is that of `network.solve_starts`, once a round; whoever watches the network wants no guesses.
     """
     began = time.perf_counter()
     until = None if time_limit is None else began + time_limit
@@ -49,6 +54,7 @@ def network_rounds(
     found: list[Starts] = []
     cleared: list[Starts] = []
     models: Starts | None = None
+    guesses: Starts | None = None
     likely = [group for group in completion.allowed.likely if len(group) > 1]
 
     def left() -> float | None:
@@ -81,7 +87,10 @@ def network_rounds(
                 cleared.append(replace(more, parent=free[more.parents] + number * starts))
         maps = joined(found, cleared)
         models = _models(completion, maps, scoring.judge(problem, maps, "network")[0], models, until)
-        together = _with_models("network", maps, models)
+        together = _with_models("network", maps, models, guesses)
+        if not number and scoring.judge(problem, together, "network")[0].max() < ENOUGH and watch is None:
+            guesses = _guesses(problem, seed, time_limit, until)
+            together = _with_models("network", maps, models, guesses)
         if scoring.judge(problem, together, "network")[0].max() >= ENOUGH:
             break
     return together
@@ -103,8 +112,16 @@ def _models(
     return made if so_far is None else replace(Starts.of_methods((ATOMS, so_far), (ATOMS, made)), made_by=())
 
 
-def _with_models(method: str, maps: Starts, models: Starts | None) -> Starts:
-    return Starts.of_methods((method, maps), *(() if models is None else ((ATOMS, models),)))
+def _guesses(problem: PhaseProblem, seed: int, time_limit: float | None, until: float | None) -> Starts | None:
+    if time_limit is None or until is None:
+        return placing.guess(problem, seed)
+    now = time.perf_counter()
+    return placing.guess(problem, seed, min(now + GUESSING * time_limit, until), until)
+
+
+def _with_models(method: str, maps: Starts, models: Starts | None, guesses: Starts | None = None) -> Starts:
+    others = ((ATOMS, models), (placing.GUESSES, guesses))
+    return Starts.of_methods((method, maps), *((by, made) for by, made in others if made is not None))
 
 
 def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limit: float | None) -> Starts:
@@ -120,7 +137,7 @@ def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limi
         return first
     rest = None if time_limit is None else max(began + time_limit - time.perf_counter(), 1e-3)
     second = network_rounds(problem, starts, rounds, seed, rest)
-    second = replace(second, parent=second.parents + len(first))
+    second = replace(second, parent=np.where(second.parents < 0, -1, second.parents + len(first)))
     return Starts.of_methods(("", first), ("", second))
 
 
@@ -131,13 +148,18 @@ def placed_first(
     time_limit: float | None,
     otherwise: Callable[[float | None], Starts],
 ) -> Starts:
-    """The atoms of a formula; where they are not probably right, also what `otherwise` finds in the seconds left."""
+    """The atoms of a formula; where they do not explain it all, also what `otherwise` finds in the seconds left."""
     began = time.perf_counter()
-    until = None if time_limit is None else began + PLACING * time_limit
-    placed = site_search.place(problem, formula, seed, until)
+    until = completed = None
+    if time_limit is not None:
+        until = began + PLACING * time_limit
+        completed = until + COMPLETING * time_limit
+    placed = placing.place(problem, formula, seed, until, completed)
     if placed is not None:
-        placed = Starts.of_methods((site_search.METHOD, placed))
-        if scoring.judge(problem, placed, site_search.METHOD)[0].max() >= ENOUGH:
+        placed = Starts.of_methods((placing.FORMULA, placed))
+        probability, table = scoring.judge(problem, placed, placing.FORMULA)
+        # heavy atoms make a map probable before the light ones are where they belong
+        if ((probability >= ENOUGH) & (table["criterion"] < PLAIN)).any():
             return placed
     left = None if time_limit is None else max(began + time_limit - time.perf_counter(), 1e-3)
     found = otherwise(left)

@@ -1,4 +1,4 @@
-"""Atoms of a known formula, placed in the space groups that the amplitudes allow; no map is asked.
+"""Atoms of a known formula, placed in the space groups that the amplitudes allow; no network is asked.
 
 A crystal of few independent atoms has fewer unknowns than amplitudes even at low resolution, once it is known which
 atoms there are: each space group has few special positions, few ways to share them out to the elements of the formula
@@ -12,132 +12,94 @@ Legend: n samples of sites; m reflections that the group does not relate; o orbi
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from math import comb
+from typing import NamedTuple
 
 import gemmi
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from phaseray.evaluation.atoms_in_maps import overall_b
-from phaseray.phasing import scoring
 from phaseray.phasing.atom_model import AtomModel, Frame
-from phaseray.phasing.completion import MOST, Completion
-from phaseray.phasing.problem import PhaseProblem, Starts
+from phaseray.phasing.completion import MOST
 from phaseray.phasing.sites import Ints, Sites, Way, contents, freedom, ways
 
-METHOD = "formula"
-"""Under which its maps are judged."""
-MODELS = 4
-"""That are given back, each another map."""
-AS_GOOD = 0.7
-"""Of the criterion, by which two models may differ that explain equally well."""
 _TRIALS, _FINALISTS, _REFINED = 3000, 24, 5
-_WAYS_LOOKED_AT, _WAYS = 3000, 60  # in one group, and tried of them
-_GROUPS = 24
+_WAYS_LOOKED_AT = 3000  # in one group
 _FREEDOM = 14  # coordinates, beyond which trials at random find nothing
 _PROMISING = 0.03  # misfit
-_PLAIN = -7.5  # criterion, below which no other group is tried
-_KEPT = 0.2  # misfit of models that are worth a map
+_NEXT_TO_NOTHING, _MUCH = (
+    0.025,
+    0.6,
+)  # of the squares of all electrons: what hydrogen has at most, and heavy atoms at least
 _TOO_NEAR = 0.65  # of the sum of the covalent radii
 _ROOMY = 8  # places an orbit, from which on draws need not look at each other
 _UNUSUAL = 1.0  # coordinate that each step from the usual volume of an atom counts as, in the order of ways
 _ORBIT = 0.5  # the same, each orbit
 
 
-def place(problem: PhaseProblem, formula: Mapping[int, int], seed: int, until: float | None = None) -> Starts | None:
-    """Models of the atoms of a formula, the best first.
+class Part(NamedTuple):
+    """The elements of a formula that are placed.
 
-    Parameters
+    Attributes
     ----------
-    formula : atomic number → number of atoms, whole numbers without common divisor
-    until : of `time.perf_counter`, after which no way is begun
-
-    Returns
-    -------
-    Starts with the phases of at most MODELS models, of which each is another map; None where there are none. Features
-    as of `Completion.complete`, and
-
-    margin
-        How far the criterion is below that of the best other model, at most 3, as where there is none; below 0 for
-        the others.
-    rival
-        Whether another model is as good: 1 where its criterion is the same, 0 where it is AS_GOOD or more away.
+    atoms : atomic number → number of atoms, of all elements that count
+    elements : those that are placed
     """
-    began = time.perf_counter()
-    work = Completion(problem)
-    rng = np.random.default_rng(seed)
-    found: list[AtomModel] = []
-    for group, _ in work.allowed.groups[:_GROUPS]:
-        if until is not None and time.perf_counter() > until:
-            break
-        search = SiteSearch(Frame(work.reflections, group, work.allowed.symmetry.centrings), formula, rng)
-        for way in search.ways(problem.volume, len(work.allowed.symmetry.centrings), work.allowed.independent):
-            if until is not None and time.perf_counter() > until:
-                break
-            model = search.solve(way)
-            if model is not None and model.misfit < _KEPT:
-                found.append(model)
-        found.sort(key=work.criterion)
-        if found and (work.explains(found[0]) or work.criterion(found[0]) < _PLAIN):
-            break
-    chosen, phases = _different(work, found)
-    if not chosen:
-        return None
-    features = work.features(chosen)
-    criterion = features["criterion"]
-    rival = np.where(np.arange(len(chosen)) > 0, criterion[0], np.append(criterion, np.inf)[1])
-    margin = rival - criterion
-    features |= {"margin": np.clip(margin, -3.0, 3.0), "rival": np.clip(1 - abs(margin) / AS_GOOD, 0.0, 1.0)}
-    return Starts(
-        phases=phases,
-        features=features,
-        seconds=time.perf_counter() - began,
-        parent=np.full(len(chosen), -1),
-    )
+
+    atoms: Mapping[int, int]
+    elements: tuple[int, ...]
+
+    @property
+    def whole(self) -> bool:
+        return len(self.elements) == len(self.atoms)
 
 
-def _different(work: Completion, models: list[AtomModel]) -> tuple[list[AtomModel], torch.Tensor]:
-    """The first models whose maps are not the same, and their phases."""
-    problem = work.problem
-    chosen: list[AtomModel] = []
-    phases = torch.zeros((0, *problem.amplitude.shape), dtype=torch.complex64, device=problem.device)
-    for model in models[: 5 * MODELS]:
-        own = work.phases(model)[None]
-        if len(chosen) == MODELS:
+def parts(formula: Mapping[int, int]) -> list[Part]:
+    """All atoms but hydrogen, where it is next to nothing; and where they are much of it the heavy ones alone.
+
+    Each atom that need not be placed leaves fewer ways and fewer coordinates; the completion finds it.
+    """
+    power = {z: n * z**2 for z, n in sorted(formula.items(), reverse=True)}
+    total = sum(power.values())
+    atoms = {z: n for z, n in formula.items() if z > 1 or power[z] > _NEXT_TO_NOTHING * total}
+    heavy, share = [], 0
+    for z, own in power.items():
+        heavy.append(z)
+        share += own
+        if share > _MUCH * total:
             break
-        if not len(phases) or scoring.correlations(problem, torch.cat([own, phases]), 0)[1:].max() < scoring.SAME_MAP:
-            chosen.append(model)
-            phases = torch.cat([phases, own])
-    return chosen, phases
+    found = [Part(atoms, tuple(atoms))]
+    return found if len(heavy) >= len(atoms) else [*found, Part(atoms, tuple(heavy))]
 
 
 class SiteSearch:
     """For the atoms of one formula in one group."""
 
-    def __init__(self, frame: Frame, formula: Mapping[int, int], rng: np.random.Generator) -> None:
-        self.frame, self.formula, self.rng = frame, formula, rng
+    def __init__(self, frame: Frame, part: Part, rng: np.random.Generator) -> None:
+        self.frame, self.part, self.rng = frame, part, rng
         self.sites = Sites.of(frame, rng)
         r = frame.reflections
-        power = np.array(list(formula.values())) @ r.factors[list(formula)] ** 2
+        power = np.array(list(part.atoms.values())) @ r.factors[list(part.atoms)] ** 2
         self.b = max(overall_b(r.amplitude / np.sqrt(power), r.s2), 0.1)
-        self._heights = (frame.factors[list(formula)] * np.exp(-self.b * frame.s2)).astype(np.float32)  # (e, m)
+        self._heights = (frame.factors[list(part.elements)] * np.exp(-self.b * frame.s2)).astype(np.float32)  # (e, m)
         self._observed, self._weight = frame.amplitude.astype(np.float32), frame.weight.astype(np.float32)
 
     def ways(self, volume: float, centrings: int, independent: int) -> list[Way]:
         """To share the sites out, of less freedom than there are amplitudes, the simple and usual ones first."""
         found: list[tuple[float, Way]] = []
-        for unusual, counts in enumerate(contents(self.formula, volume, centrings)):
-            for way in itertools.islice(ways(self.sites.kinds, counts), _WAYS_LOOKED_AT):
+        placed = [list(self.part.atoms).index(z) for z in self.part.elements]
+        for unusual, counts in enumerate(contents(self.part.atoms, volume, centrings)):
+            own = tuple(counts[e] for e in placed)
+            for way in itertools.islice(ways(self.sites.kinds, own), _WAYS_LOOKED_AT):
                 free = freedom(way)
                 # with the scale and b
                 if free <= _FREEDOM and (free + 2) / independent <= MOST:
                     found.append((free + _ORBIT * len(way) + _UNUSUAL * unusual, way))
         found.sort(key=lambda each: each[0])
-        return [way for _, way in found[:_WAYS]]
+        return [way for _, way in found]
 
     def solve(self, way: Way) -> AtomModel | None:
         """The best model of one way; None where it puts atoms too near each other."""
@@ -216,7 +178,7 @@ class SiteSearch:
     def model(self, way: Way, chosen: Ints) -> AtomModel:
         """With the orbits of one trial."""
         model = AtomModel(
-            self.frame, self.sites.positions[chosen], np.array([list(self.formula)[e] for e, _ in way], float),
+            self.frame, self.sites.positions[chosen], np.array([self.part.elements[e] for e, _ in way], float),
             np.full(len(way), self.b), self.sites.keeping[chosen].astype(float), self.sites.free[chosen],
             known=True, shared_b=True,
         )  # fmt: skip

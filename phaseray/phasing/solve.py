@@ -16,9 +16,9 @@ from phaseray.diffraction.grid import Shape
 from phaseray.phasing import scoring
 from phaseray.phasing.atom_model import HEAVIEST
 from phaseray.phasing.completion import METHOD as ATOMS
+from phaseray.phasing.placing import FORMULA, GUESSES
 from phaseray.phasing.problem import PhaseProblem, Starts
 from phaseray.phasing.rounds import ENOUGH, FLIPPED, ROUNDS, hybrid, network_rounds, placed_first
-from phaseray.phasing.site_search import METHOD as FORMULA
 from phaseray.phasing.symmetrised import averaged
 
 Method = Literal["network", "charge_flipping", "rrr", "zero", "hybrid"]
@@ -231,16 +231,16 @@ def finest(
 ) -> int:
     """Which start to take: of the family of the most probable one, the least misfit for its symmetry.
 
-    Atoms, found in a map or of a formula, stand for themselves, and before all maps where they are ENOUGH: where both
-    are right, the map of the atoms has the smaller errors. Of several that are ENOUGH those with the best criterion are
-    taken.
+    Atoms, found in a map, of a formula or guessed, stand for themselves, and before all maps where they are ENOUGH:
+    where both are right, the map of the atoms has the smaller errors. Of several that are ENOUGH those with the best
+    criterion are taken.
 
     A map and the same map with its symmetry are right or wrong together, and the probability hardly tells them
     apart; the true symmetry leaves the misfit much as it is, a false one does not. Each doubling of the group may
     cost DOUBLING of it.
     """
     makers = np.full(len(parents), "") if makers is None else makers
-    of_atoms = np.isin(makers, (ATOMS, FORMULA))
+    of_atoms = np.isin(makers, (ATOMS, FORMULA, GUESSES))
     enough = of_atoms & (probability >= ENOUGH)
     if enough.any():
         return int(np.where(enough, table["criterion"], np.inf).argmin())

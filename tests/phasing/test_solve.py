@@ -122,6 +122,8 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
     monkeypatch.setattr(network, "solve_starts", tried)
     monkeypatch.setattr(scoring, "judge", judged)
     monkeypatch.setattr(rounds.Completion, "complete", lambda *_: None)
+    guessed = []
+    monkeypatch.setattr(rounds.placing, "guess", lambda *_: guessed.append(len(seeds)))
     # random phases have no symmetry
     problem = PhaseProblem.of(*data)
     found = solve.solve_starts(problem, "network", None, 5, None)
@@ -131,6 +133,8 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
     assert found.parents.tolist() == list(range(8 * times))
     assert found.cycles == 60 * times
     assert len(groups) == 4 * times
+    # atoms are guessed once, after the first round
+    assert guessed == ([1] if times > 1 else [])
     # as many as asked for, and no more
     assert len(solve.solve_starts(problem, "network", 3, 5, None)) == 3
     # a round that would be cut short is not begun
@@ -161,6 +165,7 @@ def test_the_symmetry_of_the_best_maps_is_put_in(quartz, monkeypatch):
     """Starts that are the truth, with errors: what is made of them comes after all starts of all rounds."""
     problem, _ = network_finds(quartz, monkeypatch, error=0.5, misfit=0.3, expected=0.7)
     monkeypatch.setattr(rounds.Completion, "complete", lambda *_: None)
+    monkeypatch.setattr(rounds.placing, "guess", lambda *_: None)
     found = rounds.network_rounds(problem, 3, 2, 5, None)
     parents = found.parents
     starts = int((parents == np.arange(len(found))).sum())
@@ -219,6 +224,46 @@ def test_atoms_that_explain_all_end_the_search_and_are_the_solution(quartz, monk
     assert "misfit" not in solution.features
     # which of equal models is taken is a matter of rounding; an origin between the points of the grid costs a little
     assert map_cc(solution.density, problem.density(truth).numpy()) > 0.97
+
+
+@pytest.mark.parametrize("method", ["network", "hybrid"])
+def test_guessed_atoms_are_made_from_no_start(quartz, monkeypatch, method):
+    """Where neither the network nor charge flipping has a clue, atoms in special positions lead to the crystal."""
+    problem, truth = network_finds(quartz, monkeypatch, error=30.0, misfit=0.9, expected=0.1)
+
+    def flipped(problem, starts, seed, time_limit):
+        return Starts(problem.random_phases(4, seed), cycles=10, seconds=0.1)
+
+    monkeypatch.setattr(rounds.charge_flipping, "solve_starts", flipped)
+    monkeypatch.setattr(rounds.Completion, "complete", lambda *_: None)
+    found = solve.solve_starts(problem, method, 4, 5, None)
+    of_guesses = found.makers == "guesses"
+    assert of_guesses.any()
+    assert (found.parents[of_guesses] == -1).all()
+    assert (found.parents[~of_guesses] >= 0).all()
+    solution = solve.judged(problem, found, method, time.perf_counter())
+    assert of_guesses[solution.start]
+    assert solution.starts == (4 if method == "network" else 8)
+    assert map_cc(solution.density, problem.density(truth).numpy()) > 0.9
+
+
+@pytest.mark.parametrize(("criterion", "asked"), [(-7.0, False), (-3.0, True)])
+def test_atoms_of_a_formula_end_the_search_where_they_explain_it_all(quartz, monkeypatch, criterion, asked):
+    problem = PhaseProblem.from_crystal(quartz, D_MIN)
+    one = torch.ones_like(problem.structure_factors(torch.ones(problem.amplitude.shape)))[None]
+    placed = Starts(one, {"criterion": np.array([criterion])}, parent=np.array([-1]))
+    monkeypatch.setattr(rounds.placing, "place", lambda *_: placed)
+    monkeypatch.setattr(rounds.scoring, "judge", lambda *_: (np.array([0.95]), dict(placed.features)))
+    given = []
+
+    def otherwise(left):
+        given.append(left)
+        return Starts(one, {"misfit": np.array([0.5])})
+
+    found = rounds.placed_first(problem, {14: 1, 8: 2}, 0, 10.0, otherwise)
+    assert bool(given) == asked
+    assert all(0 < left <= 10 for left in given)
+    assert list(found.makers) == ["", "formula"][not asked :]
 
 
 def test_of_maps_and_atoms_that_are_enough_atoms_are_taken():

@@ -2,7 +2,7 @@
 
 A crystal of few independent atoms has fewer unknowns than amplitudes even at low resolution, once it is known which
 atoms there are: each space group has few special positions, few ways to share them out to the elements of the formula
-give its ratios, and few coordinates are left. The simplest ways are tried, at most _WAYS in a group: many positions at
+give its ratios, and few coordinates are left. Of each way, the simplest first, many positions are tried at
 once, from tables of their structure factors, and then least squares (`AtomModel`) from the best of them. What they
 leave unexplained tells the right one from all others where there are enough amplitudes.
 

@@ -25,8 +25,6 @@ FLIPPED = 16
 """Starts of charge flipping before those of the network."""
 PLACING, COMPLETING = 0.4, 0.15
 """Shares of the time for atoms of a formula, and for completing what they leave, before anything else is tried."""
-
-
 GUESSING = 0.3
 """Share of the time for atoms of no formula, where the first round of the network has found nothing."""
 
@@ -88,7 +86,7 @@ def network_rounds(
         maps = joined(found, cleared)
         models = _models(completion, maps, scoring.judge(problem, maps, "network")[0], models, until)
         together = _with_models("network", maps, models, guesses)
-        if not number and scoring.judge(problem, together, "network")[0].max() < ENOUGH and watch is None:
+        if number == 0 and watch is None and scoring.judge(problem, together, "network")[0].max() < ENOUGH:
             guesses = _guesses(problem, seed, time_limit, until)
             together = _with_models("network", maps, models, guesses)
         if scoring.judge(problem, together, "network")[0].max() >= ENOUGH:

@@ -100,7 +100,8 @@ def solve_map(
     amplitude : (n,)
         |F| on any scale, not intensities.
     method
-        "network": learned cleaning of maps, and atoms fitted to the amplitudes where its maps show them;
+        "network": learned cleaning of maps, and atoms fitted to the amplitudes where its maps show them, or where
+        they are guessed;
         "charge_flipping"; "rrr"; "hybrid": charge flipping with such atoms, then the network; "zero": all phases 0.
     starts : int, optional
         Random beginnings, all at once; without: as many as suit the method. The network then tries 8, and up to 24
@@ -117,8 +118,8 @@ def solve_map(
         Standard uncertainties of the amplitudes.
     formula : optional
         What the crystal is made of, "Mg2SiO4" or {"Mg": 2, "Si": 1, "O": 4}, for "network" and "hybrid": before
-        anything else its atoms are placed in the space groups that the amplitudes allow, and fitted to them. How many
-        formula units the cell holds need not be known. Equivalents that were not merged want their `sigma`: without,
+        anything else its atoms are placed in the space groups that the amplitudes allow, fitted to them and completed.
+        How many formula units the cell holds need not be known. Equivalents that were not merged want their `sigma`: without,
         they seem to differ.
 
     Raises

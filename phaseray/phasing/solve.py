@@ -119,8 +119,8 @@ def solve_map(
     formula : optional
         What the crystal is made of, "Mg2SiO4" or {"Mg": 2, "Si": 1, "O": 4}, for "network" and "hybrid": before
         anything else its atoms are placed in the space groups that the amplitudes allow, fitted to them and completed.
-        How many formula units the cell holds need not be known. Equivalents that were not merged want their `sigma`: without,
-        they seem to differ.
+        How many formula units the cell holds need not be known. Equivalents that were not merged want their `sigma`:
+        without, they seem to differ.
 
     Raises
     ------

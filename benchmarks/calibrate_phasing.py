@@ -12,9 +12,9 @@
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
 molecular ones and others in turn, and as many artificial ones as asked for. For the network, the atoms found in its
-maps, and the atoms of a formula, only those whose formula is not in the catalogues that it was trained on, artificial
-ones of a seed that no training uses, and the validation split of the last catalogue. Each is tried at one resolution in
-turn.
+maps, those of a formula and guessed ones, only those whose formula is not in the catalogues that it was trained on,
+artificial ones of a seed that no training uses, and the validation split of the last catalogue. Each is tried at one
+resolution in turn.
 """
 
 from __future__ import annotations
@@ -155,17 +155,15 @@ def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
 
 
 def network_rows(crystal: Crystal, d_min: float, seed: int, made_by: str) -> list[tuple[scoring.Features, np.ndarray]]:
-    """Features, and map_cc with the truth, of the starts of the network, the atoms in them, or those of the formula."""
+    """Features, and map_cc with the truth: of the network, the atoms in its maps, those of the formula or guesses."""
     problem = PhaseProblem.from_crystal(crystal, d_min)
     if made_by in (FORMULA, GUESSES):
         until = time.perf_counter() + (PLACING if made_by == FORMULA else GUESSING) * TIME_LIMIT
         completed = until + COMPLETING * TIME_LIMIT
-        atoms = solve.atoms_of(crystal.composition)
-        placed = (
-            place(problem, atoms, seed, until, completed)
-            if made_by == FORMULA
-            else guess(problem, seed, until, completed)
-        )
+        if made_by == FORMULA:
+            placed = place(problem, solve.atoms_of(crystal.composition), seed, until, completed)
+        else:
+            placed = guess(problem, seed, until, completed)
         every = [] if placed is None else list(Starts.of_methods((made_by, placed)).of_each_method())
     else:
         found = solve.solve_starts(problem, "network", None, seed, TIME_LIMIT)

@@ -1,7 +1,4 @@
-"""Models of atoms placed from amplitudes alone, of a formula or of any crystal, and what completes them.
-
-Legend: S models.
-"""
+"""Models of atoms placed from amplitudes alone, of a formula or of any crystal, and what completes them."""
 
 from __future__ import annotations
 
@@ -90,6 +87,10 @@ def _search(
     found: list[AtomModel] = []
     made: list[AtomModel] = []
     tried: list[AtomModel] = []
+
+    def explained() -> bool:
+        return any(_settled(work, model) for model in (*found, *made))
+
     for part, limit in _limits(every, began, until):
         for group, _ in work.allowed.groups[:groups]:
             found += _placed(work, group, part, rng, limit, ways)
@@ -98,9 +99,9 @@ def _search(
                 # the best so far of all groups: where it can be completed no other need be tried
                 tried.append(best)
                 made += _completed(work, [best], completed_until)
-            if _over(limit) or any(_settled(work, model) for model in (*found, *made)):
+            if _over(limit) or explained():
                 break
-        if any(_settled(work, model) for model in (*found, *made)):
+        if explained():
             break
     chosen = _different(work, [*found, *made])
     if not chosen:

@@ -100,9 +100,9 @@ def solve_map(
     amplitude : (n,)
         |F| on any scale, not intensities.
     method
-        "network": learned cleaning of maps, and atoms fitted to the amplitudes where its maps show them, or where
-        they are guessed;
-        "charge_flipping"; "rrr"; "hybrid": charge flipping with such atoms, then the network; "zero": all phases 0.
+        "network": learned cleaning of maps, and atoms fitted to the amplitudes where its maps show them, or
+        where a guess leads to them; "charge_flipping"; "rrr"; "hybrid": charge flipping with such atoms, then the
+        network; "zero": all phases 0.
     starts : int, optional
         Random beginnings, all at once; without: as many as suit the method. The network then tries 8, and up to 24
         more where none of them is probably right.

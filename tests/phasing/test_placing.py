@@ -19,20 +19,9 @@ from phaseray.phasing.placing import guess, place
 from phaseray.phasing.problem import PhaseProblem, half_sphere, resampled, unit
 from phaseray.phasing.site_search import parts
 from phaseray.phasing.solve import atoms_of
-from phaseray.sources import prototypes
+from tests.phasing.conftest import named
 
 D_MIN = 2.0
-
-
-def named(part: str) -> Crystal:
-    index = next(i for i, name in enumerate(prototypes.names()) if part in name)
-    return prototypes.prototype(index).with_default_u_iso(0.02)
-
-
-@pytest.fixture(scope="module")
-def marcasite() -> Crystal:
-    """FeS2, Pnnm: twelve amplitudes to 2 Å, whose zero phases and whose network's maps are wrong."""
-    return named("AB2_oP6_58_a_g-FeS2")
 
 
 def cc_with(made: Crystal, problem: PhaseProblem, phases: torch.Tensor) -> float:

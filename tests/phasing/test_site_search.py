@@ -15,20 +15,8 @@ from phaseray.phasing.completion import Completion
 from phaseray.phasing.problem import PhaseProblem
 from phaseray.phasing.site_search import SiteSearch, _distinct, apart, parts
 from phaseray.phasing.solve import atoms_of
-from phaseray.sources import prototypes
 
 D_MIN = 2.0
-
-
-def named(part: str) -> Crystal:
-    index = next(i for i, name in enumerate(prototypes.names()) if part in name)
-    return prototypes.prototype(index).with_default_u_iso(0.02)
-
-
-@pytest.fixture(scope="module")
-def marcasite() -> Crystal:
-    """FeS2, Pnnm: twelve amplitudes to 2 Å, whose zero phases and whose network's maps are wrong."""
-    return named("AB2_oP6_58_a_g-FeS2")
 
 
 @pytest.mark.parametrize(

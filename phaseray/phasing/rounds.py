@@ -26,7 +26,7 @@ FLIPPED = 16
 PLACING, COMPLETING = 0.4, 0.15
 """Shares of the time for atoms of a formula, and for completing what they leave, before anything else is tried."""
 GUESSING = 0.3
-"""Share of the time for atoms of no formula, where the first round of the network has found nothing."""
+"""Share of the time for atoms of no formula, where none explain what the first round of the network has found."""
 
 
 def network_rounds(
@@ -40,8 +40,8 @@ def network_rounds(
     """All starts of all rounds, those with their symmetry, and the atoms found in them, until one is probably right.
 
     Every second start is under one of the space groups that the amplitudes make likely, about an origin of its own;
-    the others are free. Where the first round finds nothing probable, atoms are guessed too (`placing.guess`): right
-    phases need not come from a map.
+    the others are free. Where no atoms explain what the first round has found, some are guessed too (`placing.guess`):
+    right phases need not come from a map.
 
     `watch` is that of `network.solve_starts`, once a round; whoever watches the network wants no guesses.
     """
@@ -86,7 +86,7 @@ def network_rounds(
         maps = joined(found, cleared)
         models = _models(completion, maps, scoring.judge(problem, maps, "network")[0], models, until)
         together = _with_models("network", maps, models, guesses)
-        if number == 0 and watch is None and scoring.judge(problem, together, "network")[0].max() < ENOUGH:
+        if number == 0 and watch is None and not explained(problem, together, "network"):
             guesses = _guesses(problem, seed, time_limit, until)
             together = _with_models("network", maps, models, guesses)
         if scoring.judge(problem, together, "network")[0].max() >= ENOUGH:
@@ -139,6 +139,13 @@ def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limi
     return Starts.of_methods(("", first), ("", second))
 
 
+def explained(problem: PhaseProblem, found: Starts, method: str) -> bool:
+    """Whether atoms that are ENOUGH explain the amplitudes so well that nothing else need be looked for."""
+    probability, table = scoring.judge(problem, found, method)
+    criterion = table.get("criterion", np.full(len(found), np.nan))
+    return bool(((probability >= ENOUGH) & (criterion < PLAIN)).any())
+
+
 def placed_first(
     problem: PhaseProblem,
     formula: Mapping[int, int],
@@ -155,9 +162,8 @@ def placed_first(
     placed = placing.place(problem, formula, seed, until, completed)
     if placed is not None:
         placed = Starts.of_methods((placing.FORMULA, placed))
-        probability, table = scoring.judge(problem, placed, placing.FORMULA)
         # heavy atoms make a map probable before the light ones are where they belong
-        if ((probability >= ENOUGH) & (table["criterion"] < PLAIN)).any():
+        if explained(problem, placed, placing.FORMULA):
             return placed
     left = None if time_limit is None else max(began + time_limit - time.perf_counter(), 1e-3)
     found = otherwise(left)

@@ -105,6 +105,22 @@ def test_bad_use_is_told(data):
         solve_map(*data, method="zero", time_limit=0)
 
 
+@pytest.mark.parametrize(
+    ("probability", "criterion", "enough"),
+    [([0.95, 0.3], [-8.0, -8.0], True), ([0.95], [-5.0], False), ([0.5], [-8.0], False), ([0.95], [np.nan], False)],
+)
+def test_only_atoms_that_are_probable_and_leave_little_end_the_search(
+    data, monkeypatch, probability, criterion, enough
+):
+    problem = PhaseProblem.of(*data)
+    found = Starts(problem.random_phases(len(probability), 0))
+    monkeypatch.setattr(scoring, "judge", lambda *_: (np.array(probability), {"criterion": np.array(criterion)}))
+    assert rounds.explained(problem, found, "network") is enough
+    # maps alone have no criterion
+    monkeypatch.setattr(scoring, "judge", lambda *_: (np.array(probability), {}))
+    assert not rounds.explained(problem, found, "network")
+
+
 @pytest.mark.parametrize(("probability", "times"), [(0.2, 4), (0.95, 1)])
 def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypatch, probability, times):
     seeds, groups = [], []
@@ -133,8 +149,8 @@ def test_the_network_tries_again_until_a_start_is_probably_right(data, monkeypat
     assert found.parents.tolist() == list(range(8 * times))
     assert found.cycles == 60 * times
     assert len(groups) == 4 * times
-    # atoms are guessed once, after the first round
-    assert guessed == ([1] if times > 1 else [])
+    # no atoms explain any of it: some are guessed, once, after the first round
+    assert guessed == [1]
     # as many as asked for, and no more
     assert len(solve.solve_starts(problem, "network", 3, 5, None)) == 3
     # a round that would be cut short is not begun

@@ -173,13 +173,17 @@ class Crystal:
     @cached_property
     def reciprocal_metric(self) -> Floats:
         """(3, 3) G* in Å⁻²: 1/d² = hᵀ G* h."""
-        g = gemmi.UnitCell(*self.cell.tolist()).reciprocal_metric_tensor()
+        g = self._unit_cell.reciprocal_metric_tensor()
         return np.array([[g.u11, g.u12, g.u13], [g.u12, g.u22, g.u23], [g.u13, g.u23, g.u33]])
 
     @cached_property
     def volume(self) -> float:
         """Å³."""
-        return float(gemmi.UnitCell(*self.cell.tolist()).volume)
+        return float(self._unit_cell.volume)
+
+    @cached_property
+    def _unit_cell(self) -> gemmi.UnitCell:
+        return gemmi.UnitCell(*self.cell.tolist())
 
     @property
     def n_electrons(self) -> float:

@@ -33,12 +33,13 @@ class Atoms(NamedTuple):
     beta: Floats  # (n, 6) dimensionless, U_ij a*_i a*_j: T = exp(-2π² Σ β_ij h_i h_j)
     elements: list[tuple[int, int, int, int]]  # atomic number, isotope, first atom, one past the last
     centric: bool  # F is the real part of the sum
+    still: bool  # all β are 0
 
     @classmethod
     def of(cls, crystal: Crystal, common_u: float = 0.0) -> Atoms:
         """All atoms of the cell. `common_u` (Å²) is taken off isotropic displacements."""
-        order = np.argsort(crystal.numbers * 1000 + crystal.isotopes, kind="stable")
-        return cls._taken(crystal, _table(crystal, common_u), order, False)
+        order = (crystal.numbers * 1000 + crystal.isotopes).argsort(kind="stable")
+        return cls._taken(crystal, *_table(crystal, common_u), order, False)
 
     @classmethod
     def folded(cls, crystal: Crystal, common_u: float = 0.0) -> Atoms:
@@ -49,22 +50,21 @@ class Atoms(NamedTuple):
         symbol = crystal.space_group
         if (symbol is not None and not _has_centre(symbol)) or crystal.isotopes.any():
             return cls.of(crystal, common_u)
-        table = _table(crystal, common_u)
-        mates = _mates(crystal, table)
+        table, still = _table(crystal, common_u)
+        mates = _mates(crystal, table[:, :4] if still else table)
         if mates is None:
             return cls.of(crystal, common_u)
-        order, mate = mates
-        own = np.arange(len(mate))
+        order, mate, own = mates
         table[:, 3] *= 1.0 + (mate != own)
-        return cls._taken(crystal, table, order[(mate >= own)[order]], True)
+        return cls._taken(crystal, table, still, order[(mate >= own)[order]], True)
 
     @classmethod
-    def _taken(cls, crystal: Crystal, table: Floats, order: Ints, centric: bool) -> Atoms:
+    def _taken(cls, crystal: Crystal, table: Floats, still: bool, order: Ints, centric: bool) -> Atoms:
         table = table[order]
-        kinds = (crystal.numbers * 1000 + crystal.isotopes)[order].tolist()
-        edges = [0, *(i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]), len(kinds)]
-        elements = [(*divmod(kinds[a], 1000), a, b) for a, b in pairwise(edges)] if kinds else []
-        return cls(table[:, :3], table[:, 3], table[:, 4:], elements, centric)
+        kinds = (crystal.numbers * 1000 + crystal.isotopes)[order]
+        starts = [0, *((kinds[1:] != kinds[:-1]).nonzero()[0] + 1).tolist()] if len(kinds) else []
+        elements = [(*divmod(int(kinds[a]), 1000), a, b) for a, b in pairwise([*starts, len(kinds)])]
+        return cls(table[:, :3], table[:, 3], table[:, 4:], elements, centric, still)
 
     def slice(self, start: int, stop: int) -> Atoms:
         """Some of the atoms; `elements` are those among them, counted from `start`."""
@@ -72,21 +72,24 @@ class Atoms(NamedTuple):
         clipped = ((z, i, max(a - start, 0), min(b - start, count)) for z, i, a, b in self.elements)
         return Atoms(
             self.positions[start:stop], self.weight[start:stop], self.beta[start:stop],
-            [e for e in clipped if e[2] < e[3]], self.centric,
+            [e for e in clipped if e[2] < e[3]], self.centric, self.still,
         )  # fmt: skip
 
 
-def _table(crystal: Crystal, common_u: float) -> Floats:
-    """(n, 10): position, occupancy, β, isotropic ones without what is common to all."""
+def _table(crystal: Crystal, common_u: float) -> tuple[Floats, bool]:
+    """(n, 10): position, occupancy, β, isotropic ones without what is common to all; whether all β are 0."""
     metric = crystal.reciprocal_metric
-    table = np.empty((crystal.n_atoms, 10))
+    table = np.zeros((crystal.n_atoms, 10))
     table[:, :3], table[:, 3] = crystal.positions, crystal.occupancy
     if crystal.u_aniso is None:
-        np.multiply((crystal.u_iso - common_u)[:, None], metric[ROW, COLUMN], out=table[:, 4:])
+        apart = crystal.u_iso - common_u
+        if not apart.any():
+            return table, True
+        np.multiply(apart[:, None], metric[ROW, COLUMN], out=table[:, 4:])
     else:
         lengths = np.sqrt(metric[[0, 1, 2], [0, 1, 2]])
         np.multiply(crystal.u_aniso, lengths[ROW] * lengths[COLUMN], out=table[:, 4:])
-    return table
+    return table, False
 
 
 @lru_cache(maxsize=4096)
@@ -96,8 +99,8 @@ def _has_centre(symbol: str) -> bool:
     return group is None or group.is_centrosymmetric()
 
 
-def _mates(crystal: Crystal, table: Floats) -> tuple[Ints, Ints] | None:
-    """An order by element, and for each atom the one at -x that is its equal; None where one has none."""
+def _mates(crystal: Crystal, table: Floats) -> tuple[Ints, Ints, Ints] | None:
+    """An order by element, and for each atom the one at -x that is its equal, and itself; None where one has none."""
     steps = np.rint(crystal.positions * _STEPS).astype(np.int64)
     kind = crystal.numbers * _STEPS**3
     here = (steps & (_STEPS - 1)) @ _PLACES + kind
@@ -105,10 +108,10 @@ def _mates(crystal: Crystal, table: Floats) -> tuple[Ints, Ints] | None:
     order, inverse = here.argsort(), there.argsort()
     if (here[order] != there[inverse]).any():
         return None
-    mate = np.empty_like(order)
+    mate, own = np.empty_like(order), np.arange(len(order))
     mate[inverse] = order
-    apart = table + table[mate] * _ODD
+    apart = table + table[mate] * _ODD[: table.shape[1]]
     apart[:, :3] -= np.rint(apart[:, :3])
-    if np.abs(apart).max() > _SAME or (mate[mate] != np.arange(len(mate))).any():
+    if np.abs(apart).max() > _SAME or (mate[mate] != own).any():
         return None
-    return order, mate
+    return order, mate, own

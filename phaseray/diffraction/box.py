@@ -35,18 +35,18 @@ class Box:
     def __init__(self, reach: Shape, metric: Floats, d_min: float) -> None:
         self.reach = reach
         self.indices, self._index, self._square, self.ranges, self.shape = axes(reach)
-        g = metric / 4
-        scale = _NO_CROSS * g[0, 0]
-        hk, hl, kl = abs(g[0, 1]) > scale, abs(g[0, 2]) > scale, abs(g[1, 2]) > scale
+        # numbers of Python's are quicker to multiply by than those of NumPy
+        (g_hh, g_hk, g_hl), (_, g_kk, g_kl), (_, _, g_ll) = (metric / 4).tolist()
+        scale = _NO_CROSS * g_hh
+        hk, hl, kl = abs(g_hk) > scale, abs(g_hl) > scale, abs(g_kl) > scale
         self.folded = (not (hk or hl), not (hk or kl))
-        h, k = (i[: r + 1] if fold else i for i, r, fold in zip(self.indices, reach, self.folded, strict=False))
-        h, n_l = h[:, None], self.indices[2]
-        s2 = (g[0, 0] * (h * h) + g[1, 1] * (k * k))[:, :, None] + g[2, 2] * (n_l * n_l)
-        if hk or hl or kl:
-            if hk:
-                s2 += (2 * g[0, 1] * (h * k))[:, :, None]
-            if hl or kl:
-                s2 += (2 * g[0, 2] * h + 2 * g[1, 2] * k)[:, :, None] * n_l
+        h, k, n_l, hh, kk, ll = _powers(reach, self.folded)
+        plane = g_hh * hh + g_kk * kk
+        if hk:
+            plane += (2 * g_hk * h) * k
+        s2 = plane[:, :, None] + g_ll * ll
+        if hl or kl:
+            s2 += (2 * g_hl * h + 2 * g_kl * k)[:, :, None] * n_l
         self.s2 = s2
         self.inside = s2 <= 0.25 / d_min**2 * (1 + 1e-9)
 
@@ -65,16 +65,19 @@ class Box:
         turns *= 2 * np.pi
         angle = xp.asarray(turns.astype(np.float32))
         waves = as_complex(xp.cos(angle), xp.sin(angle))
-        diagonal = atoms.beta[:, :3]
-        if diagonal.any():
-            waves = waves * xp.exp(xp.asarray((diagonal @ self._square).astype(np.float32)))
+        if not atoms.still:
+            waves = waves * xp.exp(xp.asarray((atoms.beta[:, :3] @ self._square).astype(np.float32)))
         return waves
 
-    def form_factors(self, elements: Sequence[tuple[int, int]], probe: Probe, common_u: float, xp: Module) -> Array:
-        """(t, H, K, L) float32 with a common displacement; 0 outside the sphere."""
+    def form_factors(
+        self, elements: Sequence[tuple[int, int]], probe: Probe, common_u: float, order: Shape, xp: Module
+    ) -> Array:
+        """(t, box) float32 with a common displacement, the axes of the box in `order`; 0 outside the sphere."""
         f = form_factors(elements, self.s2.reshape(-1), xp=xp, dtype=xp.float32, probe=probe, u_iso=common_u)
         f = f * xp.asarray(self.inside.reshape(-1).astype(np.float32))
-        return self.unfolded(xp.reshape(f, (len(elements), *self.s2.shape)), xp)
+        if order == (0, 1, 2) and not any(self.folded):
+            return f
+        return xp.take(f, xp.asarray(_places(self.reach, self.folded, order)), axis=1)
 
     def off_diagonal(self, beta: Floats, xp: Module) -> Array:
         """exp(-4π² (β_12 hk + β_13 hl + β_23 kl)) on the box, float32."""
@@ -138,6 +141,17 @@ def axes(
     return indices, rows, -2 * np.pi**2 * rows * rows, ranges, (len(indices[0]), len(indices[1]), len(indices[2]))
 
 
+@lru_cache(maxsize=4096)
+def _powers(reach: Shape, folded: tuple[bool, bool]) -> tuple[Floats, ...]:
+    """h (H, 1), k (K,) and l (L,), and their squares, of the folded part."""
+    h, k, n_l = (
+        index[: r + 1].astype(float) if fold else index.astype(float)
+        for index, r, fold in zip(axes(reach)[0], reach, (*folded, False), strict=True)
+    )
+    h = h[:, None]
+    return h, k, n_l, h * h, k * k, n_l * n_l
+
+
 @lru_cache(maxsize=1024)
 def fft_order(reach: int) -> Ints:
     return np.concatenate([np.arange(reach + 1), np.arange(-reach, 0)])
@@ -146,6 +160,16 @@ def fft_order(reach: int) -> Ints:
 @lru_cache(maxsize=1024)
 def _magnitude(reach: int) -> Ints:
     return np.abs(fft_order(reach))
+
+
+@lru_cache(maxsize=1024)
+def _places(reach: Shape, folded: tuple[bool, bool], order: Shape) -> Ints:
+    """Where in the folded part each reflection of the whole box stands, the axes of the box in `order`."""
+    indices, *_, shape = axes(reach)
+    size = tuple(r + 1 if fold else n for r, n, fold in zip(reach, shape, (*folded, False), strict=True))
+    at = (abs(i) if fold else np.arange(len(i)) for i, fold in zip(indices, (*folded, False), strict=True))
+    places: Ints = np.ravel_multi_index(np.meshgrid(*at, indexing="ij"), size)
+    return np.ascontiguousarray(places.transpose(order)).reshape(-1)
 
 
 @lru_cache(maxsize=1024)

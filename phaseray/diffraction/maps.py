@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from phaseray.backend import Array, Module, fft, namespace
 from phaseray.crystal import Crystal
-from phaseray.diffraction.box import spread
+from phaseray.diffraction.box import fft_order, spread
 from phaseray.diffraction.grid import Shape, half_shape
 from phaseray.diffraction.scattering import Probe
 from phaseray.diffraction.structure_factors import structure_factor_box
@@ -63,25 +63,35 @@ def _by_products(box: Shape, shape: Shape) -> bool:
 def _density_from_box(box: Array, shape: Shape, volume: float, xp: Module) -> Array:
     """ρ(x) = (1/V) Σ F(h) exp(-2πi h·x), one axis after the other, over the box (H, K, L) alone."""
     h, k, n_l = box.shape
-    wave_x, wave_y, wave_z = (xp.asarray(w) for w in _waves((h // 2, k // 2, n_l - 1), shape))
+    wave_x, wave_y = xp.asarray(_wave(h // 2, shape[0])), xp.asarray(_wave(k // 2, shape[1]))
     # letters: KL,H @ H,x; LX,K @ K,y; (real and imaginary) XY,L @ L,z
-    # the smallest array that the scale can be given to
-    f = xp.matrix_transpose(xp.reshape(box * (1 / volume), (h, k * n_l))) @ wave_x
-    f = xp.matrix_transpose(xp.reshape(f, (k, -1))) @ wave_y
+    f = xp.reshape(box, (h, k * n_l)).mT @ wave_x
+    f = xp.reshape(f, (k, -1)).mT @ wave_y
     f = xp.reshape(f, (n_l, -1))
-    return xp.reshape(xp.matrix_transpose(xp.concat([xp.real(f), xp.imag(f)], axis=0)) @ wave_z, shape)
+    # the smallest array that the scale can be given to
+    wave_z = xp.asarray(_real_wave(n_l - 1, shape[2])) * (1 / volume)
+    return xp.reshape(xp.concat([xp.real(f), xp.imag(f)], axis=0).mT @ wave_z, shape)
+
+
+# an axis each, so that few are needed, whatever the cells, and they stay in the processor's cache
+@lru_cache(maxsize=1024)
+def _wave(reach: int, n: int) -> NDArray[np.complex64]:
+    """exp(-2πi h x) (H, x), h in FFT order."""
+    wave: NDArray[np.complex64] = np.exp(-2j * np.pi * _turns(fft_order(reach), n)).astype(np.complex64)
+    return wave
 
 
 @lru_cache(maxsize=1024)
-def _waves(reach: Shape, shape: Shape) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float32]]:
-    """exp(-2πi h x) (H, x) and (K, y); then (2 L, z) for the real part of Σ F exp(-2πi l z), -l included."""
-    turns = [np.multiply.outer(np.arange(-r, r + 1), np.arange(n)) % n / n for r, n in zip(reach, shape, strict=True)]
-    wave_x, wave_y = (
-        np.exp(-2j * np.pi * np.roll(t, -r, 0)).astype(np.complex64) for t, r in zip(turns[:2], reach, strict=False)
-    )
-    angle = 2 * np.pi * turns[2][reach[2] :]
-    twice = np.where(np.arange(len(angle)) == 0, 1.0, 2.0)[:, None]
-    return wave_x, wave_y, np.concatenate([twice * np.cos(angle), twice * np.sin(angle)]).astype(np.float32)
+def _real_wave(reach: int, n: int) -> NDArray[np.float32]:
+    """(2 L, z), for the real part of Σ F exp(-2πi l z), -l included."""
+    angle = 2 * np.pi * _turns(np.arange(reach + 1), n)
+    twice = np.where(np.arange(reach + 1) == 0, 1.0, 2.0)[:, None]
+    return np.concatenate([twice * np.cos(angle), twice * np.sin(angle)]).astype(np.float32)
+
+
+def _turns(index: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    turns: NDArray[np.float64] = np.multiply.outer(index, np.arange(n)) % n / n
+    return turns
 
 
 def density_from_half_grid(f: Array, shape: Shape, volume: float | Array) -> Array:

@@ -78,7 +78,7 @@ def form_factors(
     -------
     (t, m) array of `xp` and `dtype`
     """
-    widths, heights = _gaussians(tuple(elements), probe)
+    widths, heights, numbers = _gaussians(tuple(elements), probe)
     if u_iso:
         widths = widths - 8 * np.pi**2 * u_iso
     minus_b, heights_xp = xp.asarray(widths[:, None], dtype=dtype), xp.asarray(heights, dtype=dtype)
@@ -87,15 +87,14 @@ def form_factors(
     parts = [heights_xp @ xp.exp(minus_b * s2_xp[i : min(i + step, len(s2))]) for i in range(0, len(s2), step)]
     f = parts[0] if len(parts) == 1 else xp.concat([xp.zeros((len(heights), 0), dtype=dtype), *parts], axis=1)
     if probe is Probe.XRAY:
-        numbers = xp.asarray([[number] for number, _ in elements], dtype=dtype)
         for i in (s2 == 0).nonzero()[0].tolist():
-            f[:, i : i + 1] = numbers
+            f[:, i : i + 1] = xp.asarray(numbers, dtype=dtype)
     return f
 
 
 @lru_cache(maxsize=4096)
-def _gaussians(elements: tuple[tuple[int, int], ...], probe: Probe) -> tuple[Floats, Floats]:
-    """-b (g,) of all elements' Gaussians together, and a (t, g)."""
+def _gaussians(elements: tuple[tuple[int, int], ...], probe: Probe) -> tuple[Floats, Floats, Floats]:
+    """-b (g,) of all elements' Gaussians together, a (t, g), and the atomic numbers (t, 1)."""
     tables = [gaussian_coefficients(number, isotope, probe) for number, isotope in elements]
     # the constant term is one more Gaussian, of width 0, that all elements share
     widths = np.concatenate([*(b for _, b, _ in tables), [0.0]])
@@ -105,4 +104,4 @@ def _gaussians(elements: tuple[tuple[int, int], ...], probe: Probe) -> tuple[Flo
         heights[row, column : column + len(a)] = a
         heights[row, -1] = c
         column += len(a)
-    return -widths, heights
+    return -widths, heights, np.array([[float(number)] for number, _ in elements]).reshape(-1, 1)

@@ -33,6 +33,7 @@ BLOCK = 200_000  # numbers of a plane held at once: they should stay in the cach
 NEGLIGIBLE = 1e-6  # exponents that change no amplitude in single precision
 _ACCURACY = 3e-6  # of the interpolation at the corners of the box; inside the sphere it is far better
 _MOST_NODES = 24
+_NOTHING = np.zeros(3)
 STEEP = 60.0  # exponents over which single precision might overflow
 
 # β_uv, β_uw, β_vw among β_12, β_13, β_23, for u = h, k, l
@@ -57,8 +58,11 @@ def split(atoms: Atoms, box: Box) -> Split | None:
         return None
     exponents, common = ties
     h_size, k_size, l_size = box.shape
+    sizes = (k_size * l_size, h_size * l_size, h_size * k_size)
+    if not any(exponents):
+        return Split(sizes.index(min(sizes)), 1, False, common)
     best = None
-    for axis, size in enumerate((k_size * l_size, h_size * l_size, h_size * k_size)):
+    for axis, size in enumerate(sizes):
         uv, uw, vw = (exponents[i] for i in _TIES[axis])
         # l runs from 0 only: half the length to interpolate over
         nodes = count_nodes((uv + uw) / (2 if axis == 2 else 1))
@@ -73,8 +77,8 @@ def couplings(atoms: Atoms, reach: Shape) -> tuple[tuple[float, float, float], F
     The exponents are those left when the common ones are taken off. None where they are too large.
     """
     off = atoms.beta[:, 3:]
-    if not off.any():
-        return (0.0, 0.0, 0.0), np.zeros(3)
+    if atoms.still or not off.any():
+        return (0.0, 0.0, 0.0), _NOTHING
     low, high = off.min(0), off.max(0)
     common = (low + high) / 2
     h, k, n_l = reach
@@ -117,30 +121,30 @@ def summed(atoms: Atoms, box: Box, how: Split, probe: Probe, xp: Module, common_
     """
     axis = how.axis
     first, second = _REST[axis]
-    u, v, w = (box.shape[i] for i in (axis, first, second))
-    rows = {element[:2]: i for i, element in enumerate(atoms.elements)}
-    sums: list[Array | None] = [None] * len(rows)
+    u, v, w = box.shape[axis], box.shape[first], box.shape[second]
+    kinds = [element[:2] for element in atoms.elements]
+    number_of = {kind: i for i, kind in enumerate(kinds)}
+    sums: list[Array | None] = [None] * len(kinds)
     step = max(1, BLOCK // (2 * how.nodes * v * w))
     n = len(atoms.weight)
     for begin in range(0, n, step):
         some = atoms if step >= n else atoms.slice(begin, begin + step)
         line, plane = _factors(some, box, how, xp)
         for number, isotope, start, stop in some.elements:
-            row = rows[number, isotope]
+            row = number_of[number, isotope]
             own = slice(start * how.nodes, stop * how.nodes)
-            part = xp.matrix_transpose(line[own, :]) @ plane[own, :]
+            part = line[own, :].mT @ plane[own, :]
             if atoms.centric:
                 part = xp.real(part)
             before = sums[row]
             sums[row] = part if before is None else before + part
-    f = box.form_factors([e[:2] for e in atoms.elements], probe, common_u, xp)
-    f = xp.reshape(xp.permute_dims(f, (0, *(1 + i for i in (axis, first, second)))), (len(rows), u, v * w))
+    f = xp.reshape(box.form_factors(kinds, probe, common_u, (axis, first, second), xp), (len(kinds), u, v * w))
     total = None
     for i, part in enumerate(sums):
         scattered = part * f[i, ...]
         total = scattered if total is None else total + scattered
     total = xp.permute_dims(xp.reshape(total, (u, v, w)), _BACK[axis])
-    if np.abs(how.common).max() * 4 * pi**2 * max(box.reach) ** 2 > NEGLIGIBLE:
+    if not atoms.still and np.abs(how.common).max() * 4 * pi**2 * max(box.reach) ** 2 > NEGLIGIBLE:
         total = total * box.off_diagonal(how.common, xp)
     return xp.astype(total, xp.complex64, copy=False)
 
@@ -153,16 +157,17 @@ def _factors(atoms: Atoms, box: Box, how: Split, xp: Module) -> tuple[Array, Arr
     at = [slice(a, b) for a, b in box.ranges]
     line = waves[:, at[axis]] * xp.asarray(atoms.weight.astype(np.float32)[:, None])
     plane = xp.reshape(waves[:, at[first], None] * waves[:, None, at[second]], (n, -1))
-    if nodes > 1 or how.tied:
-        beta = (-4 * pi**2) * (atoms.beta[:, 3:] - how.common)[:, _TIES[axis]]
-        low = 0 if axis == 2 else -box.reach[axis]
-        at_u, basis = chebyshev(low, box.reach[axis], nodes)
-        # (n, r, 3) by (3, VW): u β_uv v + u β_uw w + β_vw v w
-        slopes = np.ones((nodes, 3))
-        slopes[:, :2] = at_u[:, None] if nodes > 1 else 0.0
-        slopes_xp = xp.asarray((slopes * beta[:, None]).astype(np.float32).reshape(-1, 3))
-        exponent = xp.exp(slopes_xp @ xp.asarray(plane_products(box.reach, first, second)))
-        plane = plane[:, None, :] * xp.reshape(exponent, (n, nodes, -1))
-        if nodes > 1:
-            line = line[:, None, :] * xp.asarray(basis)
-    return xp.reshape(line, (nodes * n, -1)), xp.reshape(plane, (nodes * n, -1))
+    if nodes == 1 and not how.tied:
+        return line, plane
+    beta = (-4 * pi**2) * (atoms.beta[:, 3:] - how.common)[:, _TIES[axis]]
+    low = 0 if axis == 2 else -box.reach[axis]
+    at_u, basis = chebyshev(low, box.reach[axis], nodes)
+    # (n, r, 3) by (3, VW): u β_uv v + u β_uw w + β_vw v w
+    slopes = np.ones((nodes, 3))
+    slopes[:, :2] = at_u[:, None] if nodes > 1 else 0.0
+    slopes_xp = xp.asarray((slopes * beta[:, None]).astype(np.float32).reshape(-1, 3))
+    exponent = xp.exp(slopes_xp @ xp.asarray(plane_products(box.reach, first, second)))
+    plane = plane[:, None, :] * xp.reshape(exponent, (n, nodes, -1))
+    if nodes > 1:
+        line = xp.reshape(line[:, None, :] * xp.asarray(basis), (nodes * n, -1))
+    return line, xp.reshape(plane, (nodes * n, -1))

@@ -9,12 +9,16 @@
         --trained-on runs/catalogue --rows formula.npz
     python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/guesses.json --method guesses \
         --trained-on runs/catalogue --rows guesses.npz
+    python benchmarks/calibrate_phasing.py CIFS.tar.xz phaseray/phasing/calibrations/chosen.json --method chosen \
+        --trained-on runs/catalogue --rows chosen.npz
 
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
 molecular ones and others in turn, and as many artificial ones as asked for. For the network, the atoms found in its
 maps, those of a formula and guessed ones, only those whose formula is not in the catalogues that it was trained on,
 artificial ones of a seed that no training uses, and the validation split of the last catalogue. Each is tried at one
 resolution in turn.
+
+The last is made of what the others choose, without the formula and with it, and so is made after them.
 """
 
 from __future__ import annotations
@@ -34,13 +38,14 @@ from phaseray import Crystal, Rejection
 from phaseray.config import CifSource, SplitConfig, SymmetricSource, SyntheticSource
 from phaseray.diffraction.grid import Shape
 from phaseray.diffraction.structure_factors import structure_factor_grid
-from phaseray.phasing import calibration, scoring, solve
+from phaseray.phasing import calibration, scoring, solve, verdict
 from phaseray.phasing.benchmark import FINER, has_c_and_h
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
 from phaseray.phasing.placing import FORMULA, GUESSES, guess, place
 from phaseray.phasing.problem import PhaseProblem, Starts, resampled, unit
 from phaseray.phasing.rounds import COMPLETING, GUESSING, PLACING
+from phaseray.phasing.verdict import CHOSEN
 from phaseray.pipeline.catalogue import read_catalogue
 from phaseray.pipeline.schema import crystals as stored
 from phaseray.pipeline.split import split_of
@@ -71,6 +76,7 @@ FORMULA_NAMES = (
     "criterion", "excess", "criterion*excess", "explained", "margin", "explained*rival", "residual", "patterson",
     "kurtosis", "skewness",
 )  # fmt: skip
+CHOSEN_NAMES = ("own", "supported", "contradicted")
 TIME_LIMIT = 10.0
 """Seconds, as `phaseray benchmark-phasing` has: hard crystals would take minutes."""
 UNUSED_SEED = 987_654
@@ -177,13 +183,29 @@ def network_rows(crystal: Crystal, d_min: float, seed: int, made_by: str) -> lis
     return []
 
 
+def chosen_rows(crystal: Crystal, d_min: float, seed: int, _: str) -> list[tuple[scoring.Features, np.ndarray]]:
+    """Features, and map_cc with the truth, of the map that the network chooses: without the formula, and with it."""
+    problem = PhaseProblem.from_crystal(crystal, d_min)
+    truth, out = truth_of(crystal, problem), []
+    with torch.no_grad():
+        for formula in (None, solve.atoms_of(crystal.composition)):
+            found = solve.solve_starts(problem, "network", None, seed, TIME_LIMIT, formula)
+            probability, table = scoring.judge(problem, found, "network")
+            best = solve.finest(found.parents, probability, table, found.makers)
+            alike = scoring.correlations(problem, found.phases, best).double().numpy()
+            said = verdict.features(found, probability, alike, best)
+            right = _map_cc(problem, torch.stack([found.phases[best], truth]))
+            out.append(({name: np.array([value]) for name, value in said.items()}, right))
+    return out
+
+
 def measured(
     chosen: list[Crystal], resolutions: list[float], method: str, seed: int, workers: int
 ) -> dict[str, np.ndarray]:
     """Features of all starts of all crystals, with "map_cc" and the number of the "crystal"."""
     began, table, cc, owner = time.perf_counter(), [], [], []
     tasks = [(crystal, resolutions[i], seed + i, method) for i, crystal in enumerate(chosen)]
-    work = rows if method == "charge_flipping" else network_rows
+    work = {"charge_flipping": rows, CHOSEN: chosen_rows}.get(method, network_rows)
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
         for i, found in enumerate(pool.map(work, *zip(*tasks, strict=True))):
             for features, right in found:
@@ -240,7 +262,9 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="keep the features here; where the file is there, take them from it")
     parser.add_argument("--figure", type=Path, help="said against found, as a picture")
     parser.add_argument(
-        "--method", choices=("charge_flipping", "network", "atoms", FORMULA, GUESSES), default="charge_flipping"
+        "--method",
+        choices=("charge_flipping", "network", "atoms", FORMULA, GUESSES, CHOSEN),
+        default="charge_flipping",
     )
     args = parser.parse_args()
     of_network = args.method != "charge_flipping"
@@ -256,6 +280,7 @@ def main() -> None:
         "atoms": ATOMS_NAMES,
         FORMULA: FORMULA_NAMES,
         GUESSES: FORMULA_NAMES,
+        CHOSEN: CHOSEN_NAMES,
     }[args.method]
     seed = UNUSED_SEED if of_network else args.seed
     splits = ("train", "val")

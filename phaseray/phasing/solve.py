@@ -20,6 +20,7 @@ from phaseray.phasing.placing import FORMULA, GUESSES
 from phaseray.phasing.problem import PhaseProblem, Starts
 from phaseray.phasing.rounds import ENOUGH, FLIPPED, ROUNDS, hybrid, network_rounds, placed_first
 from phaseray.phasing.symmetrised import averaged
+from phaseray.phasing.verdict import verdict
 
 Method = Literal["network", "charge_flipping", "rrr", "zero", "hybrid"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -49,7 +50,8 @@ class Solution:
     score : float
         The log-odds of `probability`.
     probability : float
-        That the map is right (map_cc ≥ 0.8), calibrated on crystals of which the truth is known.
+        That the map is right (map_cc ≥ 0.8), calibrated on crystals of which the truth is known. The network's
+        takes in what else was found, alike and not (`verdict`).
     seconds : float
     method : str
     features : name → float
@@ -206,9 +208,10 @@ def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> S
     probability, table = scoring.judge(problem, found, method)
     best = finest(found.parents, probability, table, found.makers)
     density = problem.density(found.phases[best]).cpu().numpy()
-    p = float(probability[best])
     starts = found.parents == np.arange(len(found))
-    same = scoring.correlations(problem, found.phases, best).cpu().numpy() >= scoring.SAME_MAP
+    alike = scoring.correlations(problem, found.phases, best)
+    p, beside = verdict(found, probability, alike, best)
+    same = alike.cpu().numpy() >= scoring.SAME_MAP
     return Solution(
         density=density,
         grid=problem.shape,
@@ -217,7 +220,7 @@ def judged(problem: PhaseProblem, found: Starts, method: str, began: float) -> S
         probability=p,
         seconds=time.perf_counter() - began,
         method=method,
-        features={name: float(v[best]) for name, v in table.items() if np.isfinite(v[best])},
+        features={name: float(v[best]) for name, v in table.items() if np.isfinite(v[best])} | beside,
         starts=int(starts.sum()),
         start=best,
         agreeing=int((same & starts).sum()),

@@ -29,7 +29,7 @@ class Box:
         Largest indices, and (2 h + 1, 2 k + 1, l + 1).
     indices : three integer arrays in FFT order, so that whole blocks can be copied to the grid
     s2, inside : (sinθ/λ)² in Å⁻² and whether it is within the sphere
-        Where -h (or -k) has the same s² as h for any k and l, only h ≥ 0 is held; `unfolded` gives the whole.
+        Where -h (or -k) has the same s² as h for any k and l, only h ≥ 0 is held; `_places` leads to the whole.
     """
 
     def __init__(self, reach: Shape, metric: Floats, d_min: float) -> None:
@@ -49,13 +49,6 @@ class Box:
             s2 += (2 * g_hl * h + 2 * g_kl * k)[:, :, None] * n_l
         self.s2 = s2
         self.inside = s2 <= 0.25 / d_min**2 * (1 + 1e-9)
-
-    def unfolded(self, values: Array, xp: Module) -> Array:
-        """Values (…, H, K, L) on the folded part, on the whole box."""
-        for axis in (0, 1):
-            if self.folded[axis]:
-                values = xp.take(values, xp.asarray(_magnitude(self.reach[axis])), axis=axis - 3)
-        return values
 
     def waves(self, atoms: Atoms, xp: Module) -> Array:
         """exp(2πi h x) times exp(-2π² β h²): (n, N) complex64, h, k and l as in `ranges`."""
@@ -88,10 +81,10 @@ class Box:
 
     def hkl(self) -> tuple[Ints, Ints]:
         """Places (m,) in the flat box of the reflections within the sphere, and their indices (m, 3)."""
-        where = np.argwhere(self.unfolded(self.inside, np))
-        hkl = np.stack([index[where[:, i]] for i, index in enumerate(self.indices)], 1)
-        places: Ints = np.asarray(np.ravel_multi_index(tuple(where.T), self.shape))
-        return places, hkl
+        inside = self.inside.reshape(-1)[_places(self.reach, self.folded, (0, 1, 2))]
+        places: Ints = np.flatnonzero(inside)
+        where = np.unravel_index(places, self.shape)
+        return places, np.stack([index[i] for index, i in zip(self.indices, where, strict=True)], 1)
 
     def gathered(self, values: Array, places: Ints, xp: Module) -> Array:
         """Values (m,) at their places, 0 elsewhere."""
@@ -155,11 +148,6 @@ def _powers(reach: Shape, folded: tuple[bool, bool]) -> tuple[Floats, ...]:
 @lru_cache(maxsize=1024)
 def fft_order(reach: int) -> Ints:
     return np.concatenate([np.arange(reach + 1), np.arange(-reach, 0)])
-
-
-@lru_cache(maxsize=1024)
-def _magnitude(reach: int) -> Ints:
-    return np.abs(fft_order(reach))
 
 
 @lru_cache(maxsize=1024)

@@ -37,7 +37,7 @@ def features(
     every = np.arange(len(found))
     family = np.where(found.parents < 0, every, found.parents)
     others = family != family[best]
-    makers = np.array(found.makers) if found.made_by else np.full(len(found), "")
+    makers = found.makers
     same = alike >= scoring.SAME_MAP
     p = float(probability[best].clip(_SURE, 1 - _SURE))
     return {

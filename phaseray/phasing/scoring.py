@@ -20,6 +20,7 @@ Features = dict[str, NDArray[np.float64]]
 
 SAME_MAP = 0.8
 """Correlation from which on two maps are taken for the same."""
+_FLAT = 1e-5  # spread over size, below which all amplitudes are equal
 _ROUGH = 3.0  # points per d_min of the grid on which all pairs of starts are compared
 
 
@@ -139,9 +140,12 @@ def _residual(observed: Tensor, calculated: Tensor, weight: Tensor) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Pearson correlation of a (…) with each of b (S, …), weighted."""
+    """Pearson correlation of a (…) with each of b (S, …), weighted; 0 where one of them does not vary."""
     total = weight.sum()
     da = a - (weight * a).sum() / total
     db = b - ((weight * b).sum(AXES) / total).reshape(-1, 1, 1, 1)
-    norm = (weight * da.square()).sum() * (weight * db.square()).sum(AXES)
-    return (weight * da * db).sum(AXES) / norm.sqrt().clamp_min(1e-30)
+    spread_a, spread_b = ((weight * d.square()).sum(AXES).sqrt() for d in (da, db))
+    # what is left of equal amplitudes is rounding
+    flat_a, flat_b = (_FLAT * (weight * v.square()).sum(AXES).sqrt() for v in (a, b))
+    found = (weight * da * db).sum(AXES) / (spread_a * spread_b).clamp_min(1e-30)
+    return torch.where((spread_a > flat_a) & (spread_b > flat_b), found, 0.0)

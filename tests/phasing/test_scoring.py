@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,15 @@ def test_the_truth_scores_above_chance(solved):
         assert table[name][0] > table[name][1:].max(), name
     for name in ("residual", "negative"):
         assert table[name][0] < table[name][1:].min(), name
+
+
+def test_equal_amplitudes_correlate_with_nothing(solved):
+    problem, phases = solved
+    equal = replace(problem, amplitude=problem.measured.float())
+    delta = torch.ones_like(phases)[None]  # all phases 0: one point, and its square the same
+    table = scoring.features(equal, torch.cat([delta, problem.random_phases(2, 0)]))
+    for name in ("sayre", "patterson"):
+        np.testing.assert_array_equal(table[name], 0.0, err_msg=name)
 
 
 def test_a_fit_gives_back_the_odds_that_drew_the_labels():

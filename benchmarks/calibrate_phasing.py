@@ -15,8 +15,8 @@
 The crystals are those of a folder or archive that are ordered, of at most --max-volume Å³ and not in the test split,
 molecular ones and others in turn, and as many artificial ones as asked for. For the network, the atoms found in its
 maps, those of a formula and guessed ones, only those whose formula is not in the catalogues that it was trained on,
-artificial ones of a seed that no training uses, and the validation split of the last catalogue. Each is tried at one
-resolution in turn.
+artificial ones of a seed that no training uses, the validation split of the last catalogue, and at low resolution real
+ones of its test split. Each is tried at one resolution in turn.
 
 The last is made of what the others choose, without the formula and with it, and so is made after them.
 """
@@ -42,14 +42,15 @@ from phaseray.phasing import calibration, scoring, solve, verdict
 from phaseray.phasing.benchmark import FINER, has_c_and_h
 from phaseray.phasing.charge_flipping import Flipper, Settings
 from phaseray.phasing.milestones import finish
-from phaseray.phasing.placing import FORMULA, GUESSES, guess, place
+from phaseray.phasing.placing import FORMULA, GUESSES, place
 from phaseray.phasing.problem import PhaseProblem, Starts, resampled, unit
-from phaseray.phasing.rounds import COMPLETING, GUESSING, PLACING
+from phaseray.phasing.rounds import COMPLETING, PLACING
 from phaseray.phasing.verdict import CHOSEN
 from phaseray.pipeline.catalogue import read_catalogue
 from phaseray.pipeline.schema import crystals as stored
 from phaseray.pipeline.split import split_of
 from phaseray.sources.files import list_inputs, read_inputs
+from phaseray.sources.leaks import HeldOut
 from phaseray.sources.symmetric import symmetric_crystal
 from phaseray.sources.synthetic import synthetic_crystal
 
@@ -62,6 +63,8 @@ STARTS, MILESTONES, RIGHT = 16, (50, 200), 0.8
 NETWORK_RESOLUTIONS = (1.5, 2.0, 1.2, 1.5, 1.0, 1.8)
 LOW_RESOLUTIONS = (2.0, 1.8, 2.0)
 """Of crystals of the validation split that are not molecular: there right maps are hardest to tell."""
+REAL_RESOLUTIONS = (2.0, 2.0, 1.8, 2.0)
+"""Of the real ones of the test split."""
 NETWORK_NAMES = (
     "misfit", "steadiness", "agreement", "following", "residual", "sayre", "negative", "patterson", "skewness",
     "kurtosis", "top", "symmetry", "rotations", "d_min", "d_min*misfit", "rotations*symmetry", "misfit*misfit",
@@ -70,16 +73,19 @@ NETWORK_NAMES = (
 )  # fmt: skip
 ATOMS_NAMES = (
     "criterion", "excess", "criterion*excess", "explained", "agreement", "following", "residual", "patterson",
-    "kurtosis", "skewness", "top", "negative", "shortest", "space", "orbits", "d_min",
+    "kurtosis", "skewness", "top", "negative", "shortest", "space", "orbits", "d_min", "residual*skewness",
+    "shortest*shortest", "top*negative",
 )  # fmt: skip
 FORMULA_NAMES = (
     "criterion", "excess", "criterion*excess", "explained", "margin", "explained*rival", "residual", "patterson",
-    "kurtosis", "skewness",
+    "kurtosis", "skewness", "amplitudes", "amplitudes*amplitudes", "space", "amplitudes*space", "shortest",
+    "shortest*shortest",
 )  # fmt: skip
 CHOSEN_NAMES = ("own", "supported", "contradicted")
 TIME_LIMIT = 10.0
 """Seconds, as `phaseray benchmark-phasing` has: hard crystals would take minutes."""
 UNUSED_SEED = 987_654
+REAL_SEED = 5
 
 
 def crystals(
@@ -123,6 +129,39 @@ def validation(catalogues: list[Path], max_volume: float) -> list[Crystal]:
     ]
 
 
+def unseen(source: str, catalogues: list[Path], max_volume: float, number: int, used: frozenset[str]) -> list[Crystal]:
+    """Real ordered crystals that are not molecular, none `used`, no two of one formula.
+
+    They are minerals of the last catalogue's test split and crystals of the archive, of no formula that was trained on,
+    and share neither a formula nor a prototype with the test split of the archive.
+    """
+    archive = [c for _, c, _ in read_inputs(list_inputs(CifSource(path=source), 0)) if not isinstance(c, Rejection)]
+    split = [split_of(c.reduced_formula, SplitConfig()) for c in archive]
+    tests = HeldOut.of(c for c, own in zip(archive, split, strict=True) if own == "test")
+    table = read_catalogue(catalogues[-1])
+    minerals = pc.and_(pc.equal(table["split"], "test"), pc.equal(table["source"], "amcsd"))
+    found = list(stored(table.filter(pc.and_(minerals, pc.equal(table["status"], "ok")))))
+    ingested = {f for c in catalogues for f in formulas(c)}
+    found += [c for c, own in zip(archive, split, strict=True) if own != "test" and c.reduced_formula not in ingested]
+    taken = {f for c in catalogues for f in formulas(c, "train")}
+    found = [
+        c.with_default_u_iso(0.02)
+        for c in found
+        if (c.occupancy == 1).all()
+        and c.volume <= max_volume
+        and c.n_atoms >= 3
+        and c.reduced_formula not in taken
+        and c.id not in used
+        and not has_c_and_h(c)
+    ]
+    chosen: list[Crystal] = []
+    for i in np.random.default_rng(REAL_SEED).permutation(len(found)):
+        if len(chosen) < number and found[i].reduced_formula not in taken and not tests.shared(found[i]):
+            taken.add(found[i].reduced_formula)
+            chosen.append(found[i])
+    return chosen
+
+
 def formulas(catalogue: Path, split: str | None = None) -> list[str]:
     table = read_catalogue(catalogue, ["reduced_formula", "split"])
     if split is not None:
@@ -163,13 +202,10 @@ def _map_cc(problem: PhaseProblem, pair: torch.Tensor) -> np.ndarray:
 def network_rows(crystal: Crystal, d_min: float, seed: int, made_by: str) -> list[tuple[scoring.Features, np.ndarray]]:
     """Features, and map_cc with the truth: of the network, the atoms in its maps, those of the formula or guesses."""
     problem = PhaseProblem.from_crystal(crystal, d_min)
-    if made_by in (FORMULA, GUESSES):
-        until = time.perf_counter() + (PLACING if made_by == FORMULA else GUESSING) * TIME_LIMIT
+    if made_by == FORMULA:
+        until = time.perf_counter() + PLACING * TIME_LIMIT
         completed = until + COMPLETING * TIME_LIMIT
-        if made_by == FORMULA:
-            placed = place(problem, solve.atoms_of(crystal.composition), seed, until, completed)
-        else:
-            placed = guess(problem, seed, until, completed)
+        placed = place(problem, solve.atoms_of(crystal.composition), seed, until, completed)
         every = [] if placed is None else list(Starts.of_methods((made_by, placed)).of_each_method())
     else:
         found = solve.solve_starts(problem, "network", None, seed, TIME_LIMIT)
@@ -256,6 +292,7 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=100)
     parser.add_argument("--artificial", type=int, default=50)
     parser.add_argument("--validation", type=int, default=120, help="crystals of the last catalogue's validation split")
+    parser.add_argument("--unseen", type=int, default=200, help="real ones besides, not molecular, at low resolution")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trained-on", type=Path, nargs="+", help="catalogues; needed for the network")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
@@ -290,13 +327,18 @@ def main() -> None:
         every = max(1, len(more) // max(1, args.validation))
         low = [c for c in more[every // 2 :: every] if not has_c_and_h(c)]
         chosen += more[::every] + low
+        used = frozenset(c.id for c in chosen)
+        real = unseen(args.source, catalogues, args.max_volume, args.unseen, used)
+        chosen += real
     if args.rows and args.rows.exists():
         with np.load(args.rows) as kept:
             joined = {name: kept[name] for name in kept.files}
     else:
         resolutions = [tried[i % len(tried)] for i in range(len(chosen))]
-        if of_network and low:
-            resolutions[-len(low) :] = [LOW_RESOLUTIONS[i % len(LOW_RESOLUTIONS)] for i in range(len(low))]
+        if of_network and low + real:
+            few = [LOW_RESOLUTIONS[i % len(LOW_RESOLUTIONS)] for i in range(len(low))]
+            few += [REAL_RESOLUTIONS[i % len(REAL_RESOLUTIONS)] for i in range(len(real))]
+            resolutions[-len(few) :] = few
         joined = measured(chosen, resolutions, args.method, args.seed, args.workers)
         if args.rows:
             np.savez_compressed(args.rows, **joined)

@@ -144,6 +144,7 @@ class Completion:
         shortest : logarithm of the shortest distance between atoms over 1 Å, held to between 0.7 and 4 Å
         space : how far the logarithm of the volume an atom is from the usual one, at most 2
         orbits : logarithm of their number
+        amplitudes : logarithm of how many the symmetry of the amplitudes does not relate, the same for all
         """
         criterion = np.array([self.criterion(model) for model in models])
         share = np.array([model.share(self.allowed.independent) for model in models])
@@ -158,6 +159,7 @@ class Completion:
             "shortest": np.log(np.clip(shortest, *_DISTANCES)),
             "space": np.clip(abs(np.log(space / _SPACE)), 0, 2),
             "orbits": np.log([len(model) for model in models]),
+            "amplitudes": np.full(len(models), np.log(self.allowed.independent)),
         }
 
     def model(self, phases: torch.Tensor, until: float | None = None) -> AtomModel | None:

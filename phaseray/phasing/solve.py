@@ -18,7 +18,7 @@ from phaseray.phasing.atom_model import HEAVIEST
 from phaseray.phasing.completion import METHOD as ATOMS
 from phaseray.phasing.placing import FORMULA, GUESSES
 from phaseray.phasing.problem import PhaseProblem, Starts
-from phaseray.phasing.rounds import ENOUGH, FLIPPED, ROUNDS, hybrid, network_rounds, placed_first
+from phaseray.phasing.rounds import FLIPPED, ROUNDS, hybrid, network_rounds, placed_first
 from phaseray.phasing.symmetrised import averaged
 from phaseray.phasing.verdict import verdict
 
@@ -33,6 +33,9 @@ DOUBLING = {"misfit": 0.1, "residual": 0.01}
 
 The residual knows atoms less well: a false centre of inversion between nearly equal halves hardly changes it.
 """
+IN_QUESTION = 0.1
+"""Share of the best odds from which on atoms are in question: among them the criterion decides, not the probability."""
+_SURE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,11 +236,12 @@ def finest(
     table: scoring.Features,
     makers: NDArray[np.str_] | None = None,
 ) -> int:
-    """Which start to take: of the family of the most probable one, the least misfit for its symmetry.
+    """Which start to take: the best of the atoms that are in question, or else the finest map of the most probable.
 
-    Atoms, found in a map, of a formula or guessed, stand for themselves, and before all maps where they are ENOUGH:
-    where both are right, the map of the atoms has the smaller errors. Of several that are ENOUGH those with the best
-    criterion are taken.
+    Atoms, found in a map, of a formula or guessed, stand for themselves. Where their odds are at least IN_QUESTION of
+    those of the most probable start they come before maps, and of several those with the best criterion are taken:
+    where both are right the map of the atoms has the smaller errors, and what explains the amplitudes of one crystal
+    better is right more often, whatever crystals of other sizes say of its probability.
 
     A map and the same map with its symmetry are right or wrong together, and the probability hardly tells them
     apart; the true symmetry leaves the misfit much as it is, a false one does not. Each doubling of the group may
@@ -245,12 +249,12 @@ def finest(
     """
     makers = np.full(len(parents), "") if makers is None else makers
     of_atoms = np.isin(makers, (ATOMS, FORMULA, GUESSES))
-    enough = of_atoms & (probability >= ENOUGH)
-    if enough.any():
-        return int(np.where(enough, table["criterion"], np.inf).argmin())
+    clipped = probability.clip(_SURE, 1 - _SURE)
+    odds = clipped / (1 - clipped)
+    in_question = of_atoms & (odds >= IN_QUESTION * odds.max())
+    if in_question.any():
+        return int(np.where(in_question, table["criterion"], np.inf).argmin())
     best = int(probability.argmax())
-    if of_atoms[best]:
-        return best
     family = np.flatnonzero((parents == parents[best]) & (makers == makers[best]))
     name = "misfit" if "misfit" in table and np.isfinite(table["misfit"][family]).all() else "residual"
     misfit = np.asarray(table[name])[family]

@@ -282,12 +282,15 @@ def test_atoms_of_a_formula_end_the_search_where_they_explain_it_all(quartz, mon
     assert list(found.makers) == ["", "formula"][not asked :]
 
 
-def test_of_maps_and_atoms_that_are_enough_atoms_are_taken():
+def test_of_maps_and_atoms_the_best_atoms_of_good_odds_are_taken():
     probability = np.array([0.99, 0.98, 0.95, 0.92])
     makers = np.array(["network", "network", "atoms", "atoms"])
     parents = np.array([0, 1, 0, 1])
     table = {"misfit": np.array([0.3, 0.2, np.nan, np.nan]), "criterion": np.array([np.nan, np.nan, -7.0, -8.0])}
+    # odds of 99, 49, 19 and 11.5
     assert solve.finest(parents, probability, table, makers) == 3
     assert solve.finest(parents, np.array([0.99, 0.98, 0.95, 0.8]), table, makers) == 2
-    # atoms that are not stand behind, and are not of the family of their start
-    assert solve.finest(parents, np.array([0.5, 0.95, 0.6, 0.7]), table, makers) == 1
+    # few atoms of any are probable, and those with the best criterion are not out of the question
+    assert solve.finest(parents, np.array([0.3, 0.2, 0.2, 0.1]), table, makers) == 3
+    # atoms that are stand behind, and are not of the family of their start
+    assert solve.finest(parents, np.array([0.5, 0.99, 0.6, 0.7]), table, makers) == 1

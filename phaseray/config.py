@@ -355,6 +355,12 @@ class PhasingConfig(_Section):
     forgetting: float = Field(
         default=0.1, ge=0, le=1, description="steps in which the network is not told what it made of the map before"
     )
+    through: int = Field(
+        default=0,
+        ge=0,
+        le=3,
+        description="projections that gradients go through: a step learns from so many cycles more",
+    )
     pool: int = Field(default=12, ge=1, description="batches of problems whose iterations are under way at a time")
     relax: tuple[Annotated[float, Field(ge=0, lt=2)], ...] = Field(
         default=(0.0, 0.5, 0.7, 0.9), min_length=1, description="over-relaxation of the iteration; one is drawn a batch"

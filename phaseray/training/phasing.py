@@ -79,7 +79,9 @@ class PhasingObjective:
     chance, so that an iteration is followed for `visits` cycles in the mean, and some for many.
 
     The loss is the squared error against the true map, moved and inverted to fit the state and what the network
-    makes of it, in units of the map's variance: 1 is that of a flat map. No gradient goes from one cycle to the next.
+    makes of it, in units of the map's variance: 1 is that of a flat map. With `config.through` a step learns from so
+    many cycles more, and gradients go back through the amplitudes that were put back between them; none goes from one
+    step to the next.
     Batches come from the loop, or, with `config.resident`, from crystals that stay on the device: then the loop's are
     not asked for. The pool is not part of a checkpoint: a training that goes on fills it anew, beginning with its first
     step (an epoch that has no `steps_per_epoch` may then end up to `visits` steps sooner).
@@ -125,9 +127,13 @@ class PhasingObjective:
         before = taken.state
         if float(torch.rand(1, generator=generator, device=state.device)) < self.config.forgetting:
             before = State(before.coefficients, torch.zeros_like(before.cleaned))
-        errors, taken.state = _cycle(network, taken, before)
-        losses_B = errors.cleaning if errors.judging is None else errors.cleaning + self.config.judging * errors.judging
-        return losses_B * taken.problem.sound
+        total_B = torch.zeros_like(taken.problem.sound)
+        for more in range(self.config.through, -1, -1):
+            errors, before = _cycle(network, taken, before, through=more > 0)
+            judging = 0.0 if errors.judging is None else self.config.judging * errors.judging
+            total_B = total_B + (errors.cleaning + judging) / (self.config.through + 1)
+        taken.state = _apart(before)
+        return total_B * taken.problem.sound
 
     def _taken(self, state: TrainingState, batch: CellBatch | None, generator: torch.Generator) -> _UnderWay:
         """What this step learns from: a new batch, or one of those under way."""
@@ -166,6 +172,12 @@ class PhasingObjective:
         return total * at.problem.sound
 
 
+def _apart(state: State) -> State:
+    """The same without its gradient."""
+    expected = None if state.expected is None else state.expected.detach()
+    return State(state.coefficients.detach(), state.cleaned.detach(), expected)
+
+
 class _Errors(NamedTuple):
     """(B,) of the cleaned map, in units of the truth's variance; and squared, of the correlation expected."""
 
@@ -173,19 +185,22 @@ class _Errors(NamedTuple):
     judging: Tensor | None
 
 
-def _cycle(network: Callable[..., Tensor], at: _UnderWay, before: State) -> tuple[_Errors, State]:
-    """Errors of what the network makes of a state, and the state that follows."""
+def _cycle(
+    network: Callable[..., Tensor], at: _UnderWay, before: State, through: bool = False
+) -> tuple[_Errors, State]:
+    """Errors of what the network makes of a state, and the state that follows, with its gradient if `through`."""
     observed = at.problem.observed
     made = clean(network, observed, before, at.told)
     density = made.density.detach()
-    x = transform_back(before.coefficients, observed.shape)
+    x = transform_back(before.coefficients.detach(), observed.shape)
     target = aligned(at.problem.truth, x + density, observed.shape)
     cleaning = (made.density - target).square().mean(_AXES)
     judging = None
     if made.expected is not None:
         norm = (x.square().mean(_AXES) * target.square().mean(_AXES)).sqrt().clamp_min(_TINY)
         judging = (made.expected - (x * target).mean(_AXES) / norm).square()
-    return _Errors(cleaning, judging), put_back(observed, before, Cleaned(density, made.expected), at.relax)
+    following = made if through else Cleaned(density, made.expected)
+    return _Errors(cleaning, judging), put_back(observed, before, following, at.relax)
 
 
 @torch.no_grad()

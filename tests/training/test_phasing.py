@@ -131,6 +131,32 @@ def test_problems_stay_and_their_iterations_go_on():
     assert len(objective.pool) == 2  # another one made way
 
 
+def test_gradients_go_through_the_amplitudes_that_are_put_back():
+    batch = blobs(SHAPE, 4, 1)
+
+    def learned(through, steps):
+        """Gradient of all steps over their number of cycles, and where the iteration then stands."""
+        state = TrainingState.fresh(config(), data(), seed=0)
+        torch.manual_seed(0)
+        torch.nn.init.normal_(state.network.head.weight, std=0.05)
+        changed = state.config.phasing.model_copy(update={"through": through, "forgetting": 0.0})
+        objective, generator = PhasingObjective(changed), torch.Generator().manual_seed(0)
+        for step in range(steps):
+            given = None if step else batch
+            losses = objective.losses(state, given, state.network, generator=generator, training=True)
+            (losses.mean() / steps).backward()
+        at = objective.pool[0].state
+        assert not at.coefficients.requires_grad
+        assert not at.cleaned.requires_grad
+        return torch.cat([p.grad.flatten() for p in state.network.parameters()]), at.coefficients
+
+    apart, there = learned(0, 2)
+    through, as_far = learned(1, 1)
+    assert torch.allclose(as_far, there, rtol=1e-4, atol=1e-3)
+    assert torch.isfinite(through).all()
+    assert (through - apart).norm() > 0.01 * apart.norm()
+
+
 def test_a_pass_has_so_many_steps_a_batch_as_visits():
     state = TrainingState.fresh(config(), data(), seed=0)
     fit(state, data())

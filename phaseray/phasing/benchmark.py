@@ -19,7 +19,7 @@ from phaseray.diffraction.grid import Shape
 from phaseray.diffraction.scattering import Probe
 from phaseray.diffraction.structure_factors import structure_factor_grid
 from phaseray.evaluation.metrics import correlation_maps, solved, trivial
-from phaseray.evaluation.peaks import atoms_found
+from phaseray.evaluation.peaks import atoms_found, moved_onto
 from phaseray.phasing.problem import PhaseProblem, density_of, resampled, unit
 from phaseray.phasing.solve import METHODS, WITH_FORMULA, atoms_of, judged, solve_starts
 
@@ -90,8 +90,7 @@ def run_task(task: Task) -> list[Case]:
     else:
         hkl, amplitude, sigma = task.measured
         problem = PhaseProblem.of(crystal.cell, hkl, amplitude, d_min=task.d_min, sigma=sigma)
-    # maps are compared on a finer grid than they are phased on: translations by whole points of the coarse one can be
-    # half a point off in each direction, which alone costs up to a tenth of the correlation
+    # maps are compared on a finer grid than they are phased on, so that the best origin is not missed between points
     fine: Shape = tuple(FINER * n for n in problem.shape)  # type: ignore[assignment]
     d_min = problem.d_min * (1 - 1e-6)
     f_true = torch.as_tensor(structure_factor_grid(crystal, problem.shape, d_min, probe=task.probe)).clone()
@@ -101,14 +100,15 @@ def run_task(task: Task) -> list[Case]:
         rho: NDArray[np.float32] = (density_of(resampled(f, problem.shape, fine), fine) / problem.volume).numpy()
         return rho
 
-    def maps(phases: Tensor) -> NDArray[np.float32]:
-        return map_of(problem.structure_factors(phases))
+    def maps(phases: Tensor) -> NDArray[np.float64]:
+        """At the origin and hand of the truth."""
+        return moved_onto(map_of(problem.structure_factors(phases)), truth)
 
     truth = map_of(f_true)
 
     known = resampled(problem.measured, problem.shape, fine).numpy()
 
-    def scores(density: NDArray[np.float32], peaks: Literal["clean", "maxima"] = "clean") -> tuple[float, float | None]:
+    def scores(density: NDArray[np.float64], peaks: Literal["clean", "maxima"] = "clean") -> tuple[float, float | None]:
         table = correlation_maps(density, truth)
         atoms = (crystal.cell, crystal.positions, crystal.numbers)
         match = atoms_found(

@@ -2,11 +2,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import fft
 
-from phaseray.crystal import orthogonalization_matrix
-from phaseray.evaluation.metrics import align
-from phaseray.evaluation.peaks import atoms_found, distinct_sites, find_peaks
+from phaseray.crystal import Crystal, orthogonalization_matrix
+from phaseray.diffraction.ambiguity import move_origin
+from phaseray.diffraction.structure_factors import structure_factor_grid
+from phaseray.evaluation.metrics import align, correlation_maps, pearson
+from phaseray.evaluation.peaks import atoms_found, distinct_sites, find_peaks, moved_onto
 from phaseray.evaluation.periodic import distance_from_origin, distances, shortest
+from phaseray.sources import prototypes
 
 TRICLINIC = (7.0, 8.0, 9.0, 75.0, 100.0, 118.0)
 SKEWED = (12.0, 6.0, 6.0, 60.0, 35.0, 40.0)
@@ -19,6 +23,16 @@ def gaussians(cell, shape, positions, heights, sigma=0.45):
     return sum(
         z * np.exp(-0.5 * (shortest(points - x, cell) / sigma) ** 2) for x, z in zip(positions, heights, strict=True)
     )
+
+
+def map_of(f):
+    """(nx, ny, nz) of a half grid of F."""
+    return fft.irfftn(f.conj(), s=(*f.shape[:2], 2 * (f.shape[2] - 1)))
+
+
+def _crystal():
+    positions = spread_positions(np.random.default_rng(6), 6, TRICLINIC, 1.8)
+    return Crystal(cell=TRICLINIC, numbers=[8, 7, 6, 6, 6, 6], positions=positions, u_iso=np.full(6, 0.02))
 
 
 def spread_positions(rng, n, cell, least):
@@ -89,6 +103,27 @@ def test_a_shift_between_grid_points_costs_nothing():
     truth = gaussians(TRICLINIC, SHAPE, positions, heights)
     moved = gaussians(TRICLINIC, SHAPE, positions + np.array([0.5 / 20, 3.4 / 24, 0.45 / 24]), heights)
     assert atoms_found(moved, truth, TRICLINIC, positions, heights).rms < 0.06
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (0.5 / 20, 3.4 / 24, 0.45 / 24), (0.137, 0.52, 0.911)])
+def test_a_map_is_moved_onto_another_between_grid_points(shift, inverted):
+    crystal = _crystal()
+    f = structure_factor_grid(crystal, SHAPE, 1.2)
+    truth, elsewhere = map_of(f), map_of(move_origin(f.conj() if inverted else f, shift))
+    moved = moved_onto(elsewhere, truth)
+    assert pearson(moved, truth) > 0.9995 >= 0.999 * correlation_maps(elsewhere, truth).max()
+
+
+def test_atoms_found_do_not_depend_on_where_the_origin_was():
+    # cristobalite at 2.0 Å: 29 amplitudes for 6 atoms, whose fit fails at some origins
+    crystal = prototypes.prototype(prototypes.names().index("aflow/A2B_cF24_227_c_a-O2Si")).with_default_u_iso(0.02)
+    atoms = (crystal.cell, crystal.positions, crystal.numbers)
+    f = structure_factor_grid(crystal, (16, 16, 16), 2.0)
+    truth = map_of(f)
+    for shift in [(0, 0, 0), (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), (0.03, 0.41, 0.77)]:
+        match = atoms_found(map_of(move_origin(f, shift)), truth, *atoms, d_min=2.0)
+        assert match.recall == 1, shift
 
 
 def test_half_an_angstrom_is_in_angstrom_and_not_in_fractions_of_the_cell():

@@ -200,6 +200,37 @@ def inspect(
 
 
 @app.command()
+def solve(
+    reflections: Annotated[Path, typer.Argument(help="SHELX .hkl (its .ins beside it), CIF or FCF, or MTZ.")],
+    out: Out,
+    formula: Annotated[str | None, typer.Option(help="Such as C6H12O6; none: leave out that of the files.")] = None,
+    space_group: Annotated[str | None, typer.Option(help="Symbol or number; without: as the files say.")] = None,
+    cell: Annotated[str | None, typer.Option(help='"a b c alpha beta gamma", Å and degrees.')] = None,
+    d_min: Annotated[float | None, typer.Option(help="Å; without: that of the data, at best 0.9.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="auto, network, hybrid, charge_flipping, rrr or zero; without: auto.")
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds for the phases; 0: none. Without: 60.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the random phases that it begins with.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """A measured crystal: from its reflections to a map, the atoms in it, and a verdict."""
+    from phaseray.config import load
+    from phaseray.solving import solve as run
+    from phaseray.tables import print_solution
+
+    given = {
+        "formula": formula, "space_group": space_group, "d_min": d_min, "method": method, "time_limit": time_limit,
+        "cell": None if cell is None else cell.replace(",", " ").split(),
+    }  # fmt: skip
+    told: dict[str, object] = {f"solve.{key}": value for key, value in given.items() if value is not None}
+    if seed is not None:
+        told["seed"] = seed
+    print_solution(run(load(config, overrides, given=told), reflections, out))
+
+
+@app.command()
 def benchmark_phasing(
     out: Out,
     crystals: Annotated[

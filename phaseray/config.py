@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,9 +30,9 @@ from phaseray.diffraction.grid import FixedGrid, GridSpec, SpacingGrid
 __all__ = [
     "Choice", "CleanerConfig", "Config", "ConfigError", "Domain", "EvaluateConfig", "FixedGrid", "GenerateConfig",
     "HoldOut", "IngestConfig", "Limits", "LogUniform", "MlpConfig", "ModelConfig", "MolecularSource", "PhasingConfig",
-    "PipelineConfig", "PosterConfig", "RandInt", "RayConfig", "SearchSpace", "Source", "SpacingGrid", "SplitConfig",
-    "SymmetricSource", "SyntheticSource", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig", "Uniform",
-    "digest", "load", "shipped", "to_yaml",
+    "PipelineConfig", "PosterConfig", "RandInt", "RayConfig", "SearchSpace", "SolveConfig", "Source", "SpacingGrid",
+    "SplitConfig", "SymmetricSource", "SyntheticSource", "TrackingConfig", "TrainConfig", "TuneConfig", "UNetConfig",
+    "Uniform", "digest", "load", "shipped", "to_yaml",
 ]  # fmt: skip
 
 Range = tuple[float, float]
@@ -692,6 +692,28 @@ class PipelineConfig(_Section):
     )
 
 
+class SolveConfig(_Section):
+    """What `solve` is told beside the file of reflections; what is not given is looked for in the files."""
+
+    method: Literal["auto", "network", "hybrid", "charge_flipping", "rrr", "zero"] = Field(
+        default="auto", description="auto: hybrid for data to 1.25 Å and better, else network"
+    )
+    cell: tuple[float, float, float, float, float, float] | None = Field(
+        default=None, description="a, b, c in Å, α, β, γ in degrees"
+    )
+    space_group: str | None = Field(default=None, description="symbol or number")
+    formula: str | None = Field(default=None, description='such as "C6 H12 O6"; "none": leave out that of the files')
+    values: Literal["F", "F2"] | None = Field(
+        default=None, description="what a SHELX .hkl file holds; else as its .ins says, or F2"
+    )
+    d_min: float | None = Field(default=None, gt=0, description="Å; default: that of the data, at best 0.9 Å")
+    starts: int | None = Field(default=None, ge=1, description="random beginnings; default: what suits the method")
+    time_limit: float = Field(
+        default=60.0, ge=0, description="seconds for the phases; 0: none, and then the same seed gives the same map"
+    )
+    device: str = Field(default="cpu", description="of torch: cpu, cuda, …")
+
+
 class Config(_Section):
     """One run."""
 
@@ -706,6 +728,7 @@ class Config(_Section):
     poster: PosterConfig = PosterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pipeline: PipelineConfig = PipelineConfig()
+    solve: SolveConfig = SolveConfig()
 
 
 # -- files -----------------------------------------------------------------------------------
@@ -713,8 +736,16 @@ class Config(_Section):
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def load(path: str | Path | None, overrides: Sequence[str] = (), model: type[_Model] = Config) -> _Model:  # type: ignore[assignment]
+def load(
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    model: type[_Model] = Config,  # type: ignore[assignment]
+    given: Mapping[str, Any] | None = None,
+) -> _Model:
     """Read a YAML file (None: all defaults), apply dotted overrides (`generate.d_min=1.5`), validate.
+
+    `given` are values of keys of one section, or of none, that are no text to be parsed ("NO" is nitric oxide, and to
+    YAML a no): {"solve.formula": "NO"}.
 
     Raises
     ------
@@ -733,6 +764,11 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), model: type[_Mo
             raise ConfigError(f"{path} must hold keys and values, not {type(data).__name__}")
     for override in overrides:
         _apply(data, override, model)
+    for key, value in (given or {}).items():
+        section, _, last = key.rpartition(".")
+        if section and not isinstance(data.setdefault(section, {}), dict):
+            raise ConfigError(f"{section} must hold keys and values")
+        (data[section] if section else data)[last] = value
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -153,6 +153,26 @@ def print_poster(summary: Mapping[str, Any]) -> None:
     )  # fmt: skip
 
 
+def print_solution(summary: Mapping[str, Any]) -> None:
+    """The verdict first, then the data and what was found."""
+    from phaseray.solving import facts_in_words
+
+    colour = {"solved": "bold green", "uncertain": "bold yellow", "not solved": "bold red"}[summary["verdict"]]
+    console = _console()
+    console.print()
+    console.print(Text.assemble((f"{summary['name']}: {summary['verdict']}", colour)))
+    console.print(Text(summary["sentence"]))
+    for line in summary["advice"]:
+        console.print(Text(f"- {line}"))
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in facts_in_words(summary):
+        table.add_row(name, Text(value))
+    console.print(table)
+    console.print(f"written to {summary['out']} (map.ccp4, phases.mtz, solved.res, report.html, …)", soft_wrap=True)
+
+
 def print_inspection(summary: Mapping[str, Any]) -> None:
     """What `inspect` found, on one screen: counts, bars, rejections."""
     from phaseray.evaluation.dataset_report import LABELS, facts, span

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import gemmi
 import numpy as np
@@ -57,6 +58,14 @@ class Group:
 
     def __len__(self) -> int:
         return len(self.rotations)
+
+
+class _Placing(NamedTuple):
+    """A group about a point (3,), and its mean correlation there."""
+
+    group: Group
+    correlation: float
+    point: Floats
 
 
 class AmplitudeSymmetry:
@@ -160,7 +169,17 @@ class AmplitudeSymmetry:
         """
         if len(group) == 1:
             return group, 1.0
-        return max(self._placings(f[None], self._hands(group))[0], key=lambda each: each[1])
+        best = max(self._placings(f[None], self._hands(group))[0], key=lambda each: each.correlation)
+        return best.group, best.correlation
+
+    def origin(self, f: Tensor, group: Group) -> tuple[Floats, bool, float]:
+        """Where the map of a half grid f (nx, ny, nz') has the origin of a group: (3,) fractional; whether it is the
+        inverted map that has the group about there (P4₁ for P4₃); and the mean correlation of `placed`."""
+        if len(group) == 1:
+            return np.zeros(3), False, 1.0
+        placings = self._placings(f[None], self._hands(group))[0]
+        best = max(range(len(placings)), key=lambda i: placings[i].correlation)
+        return placings[best].point, best == 1, placings[best].correlation
 
     def fits(self, f: Tensor, groups: Sequence[Group]) -> Floats:
         """(S,) the correlation of `placed` of each map of half grids f (S, nx, ny, nz'), with the group it fits best.
@@ -170,13 +189,13 @@ class AmplitudeSymmetry:
         if not groups or any(len(group) == 1 for group in groups):
             return np.ones(len(f))
         hands = [hand for group in groups for hand in self._hands(group)]
-        return np.array([max(c for _, c in of_map) for of_map in self._placings(f, hands)])
+        return np.array([max(each.correlation for each in of_map) for of_map in self._placings(f, hands)])
 
     def _hands(self, group: Group) -> list[Group]:
         centric = (-np.eye(3) == group.rotations).all((1, 2)).any()
         return [group] if centric else [group, Group(group.rotations, -group.translations)]
 
-    def _placings(self, f: Tensor, hands: Sequence[Group]) -> list[list[tuple[Group, float]]]:
+    def _placings(self, f: Tensor, hands: Sequence[Group]) -> list[list[_Placing]]:
         """Of each map of half grids f (S, nx, ny, nz') each group about its best origin, and its correlation there.
 
         None of the groups is that of the identity alone.
@@ -199,7 +218,7 @@ class AmplitudeSymmetry:
         two_pi_h = 2 * np.pi * self._hkl
         found = []
         for values in f.detach().cpu().numpy().reshape(len(f), -1)[:, self._flat]:
-            of_map: list[tuple[Group, float]] = []
+            of_map: list[_Placing] = []
             product = values * self._rotated(values, used).conj()
             sums = self._sums(product, shape).reshape(len(used), -1)
             for hand, numbers, move, t, indices in prepared:
@@ -216,7 +235,7 @@ class AmplitudeSymmetry:
                     p = p + np.clip(np.linalg.pinv(curvature, rcond=1e-6, hermitian=True) @ slope, -limit, limit)
                 c = (g * np.exp(-1j * ((move @ p + t) @ two_pi_h.T))).real.sum(1) / self._norm
                 about = hand.translations + (np.eye(3) - hand.rotations) @ p
-                of_map.append((Group(hand.rotations, about), float(c.mean())))
+                of_map.append(_Placing(Group(hand.rotations, about), float(c.mean()), p))
             found.append(of_map)
         return found
 

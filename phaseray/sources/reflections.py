@@ -6,13 +6,13 @@ otherwise. Its columns are fixed (3I4, 2F8, I4), but not all programs keep to th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import gemmi
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from phaseray.diffraction.ambiguity import SpaceGroup, space_group
 
@@ -172,6 +172,24 @@ def merge(reflections: Reflections, group: SpaceGroup) -> Merged:
     return Merged(
         hkl, amplitude[source], None if deviation is None else deviation[source], len(unique),
         len(reflections) - len(kept), r_int,
+    )  # fmt: skip
+
+
+def with_absences(merged: Merged, cell: ArrayLike, group: SpaceGroup, d_min: float) -> Merged:
+    """The same with an amplitude of 0 for every reflection to `d_min` (Å) that the space group extinguishes.
+
+    What is known to be 0 is measured: without it centrings and glide planes would have to be found anew. Their σ is
+    the smallest there is.
+    """
+    operations = space_group(group).operations()
+    every = gemmi.make_miller_array(gemmi.UnitCell(*np.asarray(cell)), gemmi.SpaceGroup("P 1"), d_min)
+    extinct = np.array([h for h in every.tolist() if operations.is_systematically_absent(h)], np.int64).reshape(-1, 3)
+    sigma = merged.sigma
+    if sigma is not None:
+        sigma = np.concatenate([sigma, np.full(len(extinct), sigma.min())])
+    return replace(
+        merged, hkl=np.concatenate([merged.hkl, extinct]), sigma=sigma,
+        amplitude=np.concatenate([merged.amplitude, np.zeros(len(extinct))]),
     )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SOLVED, UNSOLVED = 0.8, 0.2
 """Probabilities from which on, and below which, the verdict is a plain one."""
+NOT_JUDGED = ("neutron", "electron")
+"""Radiations for which no probability is known to hold."""
 FLIPPING = 1.25
 """Å: to here charge flipping is tried first, as it is faster and seldom fails."""
 BEST_D_MIN = 0.9
@@ -69,17 +71,19 @@ def solve(config: Config, path: Path, out: Path) -> dict[str, Any]:
     group = experiment.space_group or gemmi.SpaceGroup("P 1")
     merged = merge(experiment.reflections, group)
     began = time.perf_counter()
-    problem, solution, chosen = _phased(own, config.seed, experiment, merged)
+    problem, solution, chosen, maker = _phased(own, config.seed, experiment, merged)
     phased = time.perf_counter() - began
     placed = _placed(problem, chosen, experiment)
     structure = _structure(problem, placed, experiment)
-    summary = _summary(config, path, out, experiment, merged, problem, solution, placed, structure, phased)
+    summary = _summary(config, path, out, experiment, merged, problem, solution, maker, placed, structure, phased)
     _write(config, path, out, experiment, problem, placed, structure, summary)
     return summary
 
 
-def _phased(own: SolveConfig, seed: int, experiment: Experiment, merged: Merged) -> tuple[PhaseProblem, Solution, Any]:
-    """The problem, its solution, and the unit phases of it on the half grid."""
+def _phased(
+    own: SolveConfig, seed: int, experiment: Experiment, merged: Merged
+) -> tuple[PhaseProblem, Solution, Any, str]:
+    """The problem, its solution, the unit phases of it on the half grid, and by which way they were found."""
     import torch
 
     from phaseray.phasing.problem import PhaseProblem
@@ -107,7 +111,8 @@ def _phased(own: SolveConfig, seed: int, experiment: Experiment, merged: Merged)
     with torch.no_grad():
         found = solve_starts(problem, method, own.starts, seed, own.time_limit or None, formula)
         solution = judged(problem, found, method, began)
-    return problem.to("cpu"), solution, found.phases[solution.start].cpu()
+    maker = str(found.makers[solution.start]) or method
+    return problem.to("cpu"), solution, found.phases[solution.start].cpu(), maker
 
 
 def _method(own: SolveConfig, d_min: float) -> Any:
@@ -143,6 +148,7 @@ def _summary(
     merged: Merged,
     problem: PhaseProblem,
     solution: Solution,
+    maker: str,
     placed: Placed,
     structure: Structure | None,
     seconds: float,
@@ -151,6 +157,8 @@ def _summary(
     complete = float(problem.measured.sum()) / float((problem.measured | problem.missing).sum())
     p = solution.probability
     verdict = "solved" if p >= SOLVED else "not solved" if p < UNSOLVED else "uncertain"
+    if verdict == "solved" and experiment.radiation in NOT_JUDGED:
+        verdict = "uncertain"
     facts: dict[str, Any] = {
         "name": path.stem,
         "file": str(path),
@@ -165,6 +173,7 @@ def _summary(
         "formula_from": experiment.origins.get("formula"),
         "units": round(structure.units, 2) if found and structure is not None and structure.units else None,
         "wavelength": experiment.wavelength,
+        "radiation": experiment.radiation,
         "measured": len(experiment.reflections),
         "unique": merged.n_unique,
         "absent": merged.n_absent,
@@ -172,6 +181,7 @@ def _summary(
         "completeness": round(complete, 4),
         "d_min": round(problem.d_min, 3),
         "method": solution.method,
+        "found_by": maker,
         "starts": solution.starts,
         "agreeing": solution.agreeing,
         "seconds": round(seconds, 1),
@@ -205,6 +215,8 @@ def _sentence(facts: Mapping[str, Any], structure: Structure | None) -> str:
 def _advice(facts: Mapping[str, Any], own: SolveConfig) -> list[str]:
     """What may help, where the map is not surely right."""
     told = []
+    if facts["radiation"] in NOT_JUDGED:
+        told.append(f"These are {facts['radiation']} data: methods and probabilities were made for X-rays.")
     if facts["space_group_from"] == "the map" and facts["completeness"] < _UNMERGED:
         told.append(
             f"Only {100 * facts['completeness']:.0f} % of the sphere are in the file, and no space group is known: "
@@ -228,7 +240,8 @@ def _advice(facts: Mapping[str, Any], own: SolveConfig) -> list[str]:
         told.append(f"R(int) is {100 * facts['r_int']:.0f} %: the Laue class may be too high, or the crystal a twin.")
     if facts["d_min"] > 2.2:
         told.append(f"The data end at {facts['d_min']:.2f} Å; the network was trained to 2.2 Å.")
-    told.append("Data of neutrons or electrons, and of twins, are not what the methods and the verdict were made for.")
+    if facts["radiation"] is None:
+        told.append("The methods and the verdict were made for X-rays, and for crystals that are no twins.")
     return told
 
 
@@ -355,17 +368,21 @@ def facts_in_words(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         said += f", {s['absent']:,} that should be absent left out"
     told.append(("reflections", said + ("" if s["r_int"] is None else f"; R(int) {100 * s['r_int']:.1f} %")))
     told.append(("used", f"to {s['d_min']:.2f} Å, {100 * s['completeness']:.0f} % of the sphere"))
-    how = {"network": "the network", "hybrid": "charge flipping, then the network", "rrr": "a difference map",
-           "charge_flipping": "charge flipping", "zero": "all phases zero"}[s["method"]]  # fmt: skip
-    starts = (
-        f"{s['starts']} starts, {s['agreeing']} with this map"
-        if s["starts"]
-        else "the atoms of the formula were enough"
-    )
-    told.append(("phased by", f"{how}; {starts}; {s['seconds']:.1f} s"))
+    told.append(("found by", f"{_WAYS[s['found_by']]}; {_starts(s)}{s['seconds']:.1f} s"))
     if s["atoms"]:
         told.append(("atoms", f"{s['atoms']} in the asymmetric unit, R1 {100 * s['r1']:.1f} %"))
     return told
+
+
+_WAYS = {
+    "network": "the network", "charge_flipping": "charge flipping", "rrr": "a difference map", "zero": "zero phases",
+    "atoms": "atoms in such a map, fitted to the amplitudes", "formula": "the atoms of the formula, placed",
+    "guesses": "guessed atoms, completed",
+}  # fmt: skip
+
+
+def _starts(s: Mapping[str, Any]) -> str:
+    return f"{s['starts']} starts, {s['agreeing']} with this map; " if s["starts"] else ""
 
 
 def _where(source: str) -> str:

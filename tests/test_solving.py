@@ -81,7 +81,7 @@ def test_what_solve_writes_can_be_solved_again(tmp_path, quartz):
 def test_without_space_group_and_formula_both_are_looked_for_in_the_map(tmp_path, quartz, capsys):
     path, out = written(tmp_path, quartz, instructions=False), tmp_path / "out"
     cell = " ".join(f"{x:.4f}" for x in quartz.cell)
-    assert run(["solve", str(path), "-o", str(out), "--cell", cell, "--time-limit", "0", "--method", "network"]) == 0
+    assert run(["solve", str(path), "-o", str(out), "--cell", cell, "--time-limit", "0"]) == 0
     assert {p.name for p in out.iterdir()} == FILES - {"solved.cif"}
     summary = json.loads((out / "summary.json").read_text())
     assert summary["verdict"] == "solved"

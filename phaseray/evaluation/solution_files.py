@@ -10,12 +10,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gemmi
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from phaseray.phasing.structure import Structure
+if TYPE_CHECKING:
+    from phaseray.phasing.structure import Structure
 
 Floats = NDArray[np.float64]
 

@@ -88,8 +88,7 @@ def run_task(task: Task) -> list[Case]:
     if task.measured is None:
         problem = PhaseProblem.from_crystal(crystal, task.d_min)
     else:
-        hkl, amplitude, sigma = task.measured
-        problem = PhaseProblem.of(crystal.cell, hkl, amplitude, d_min=task.d_min, sigma=sigma)
+        problem = _measured(task)
     # maps are compared on a finer grid than they are phased on, so that the best origin is not missed between points
     fine: Shape = tuple(FINER * n for n in problem.shape)  # type: ignore[assignment]
     d_min = problem.d_min * (1 - 1e-6)
@@ -139,6 +138,20 @@ def run_task(task: Task) -> list[Case]:
             )
         )  # fmt: skip
     return cases
+
+
+def _measured(task: Task) -> PhaseProblem:
+    """With what the space group extinguishes, as `phaseray solve` has it."""
+    from phaseray.sources.reflections import Merged, with_absences
+
+    assert task.measured is not None
+    hkl, amplitude, sigma = task.measured
+    cell, group = task.crystal.cell, task.crystal.space_group
+    merged = Merged(hkl, amplitude, sigma, n_unique=0, n_absent=0, r_int=None)
+    if group is not None:
+        reach = max(task.d_min, PhaseProblem.of(cell, hkl, amplitude).d_min)
+        merged = with_absences(merged, cell, group, reach)
+    return PhaseProblem.of(cell, merged.hkl, merged.amplitude, d_min=task.d_min, sigma=merged.sigma)
 
 
 def run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[list[Case]]:

@@ -122,8 +122,16 @@ def _with_models(method: str, maps: Starts, models: Starts | None, guesses: Star
     return Starts.of_methods((method, maps), *((by, made) for by, made in others if made is not None))
 
 
-def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limit: float | None) -> Starts:
-    """Charge flipping, for half of the time; where it has no probable solution, the network as well."""
+def hybrid(
+    problem: PhaseProblem,
+    starts: int,
+    rounds: int,
+    seed: int,
+    time_limit: float | None,
+    formula: Mapping[int, int] | None = None,
+) -> Starts:
+    """Charge flipping, for half of the time; where it has no probable solution, the atoms of a formula, if one is
+    told, and the network as well."""
     began = time.perf_counter()
     half = None if time_limit is None else time_limit / 2
     flipped = charge_flipping.solve_starts(problem, FLIPPED, seed, half)
@@ -134,7 +142,13 @@ def hybrid(problem: PhaseProblem, starts: int, rounds: int, seed: int, time_limi
     if scoring.judge(problem, first, "charge_flipping")[0].max() >= ENOUGH:
         return first
     rest = None if time_limit is None else max(began + time_limit - time.perf_counter(), 1e-3)
-    second = network_rounds(problem, starts, rounds, seed, rest)
+    second = (
+        network_rounds(problem, starts, rounds, seed, rest)
+        if formula is None
+        else placed_first(
+            problem, formula, seed, rest, lambda left: network_rounds(problem, starts, rounds, seed, left)
+        )
+    )
     second = replace(second, parent=np.where(second.parents < 0, -1, second.parents + len(first)))
     return Starts.of_methods(("", first), ("", second))
 

@@ -123,9 +123,9 @@ def solve_map(
         Standard uncertainties of the amplitudes.
     formula : optional
         What the crystal is made of, "Mg2SiO4" or {"Mg": 2, "Si": 1, "O": 4}, for "network" and "hybrid": before
-        anything else its atoms are placed in the space groups that the amplitudes allow, fitted to them and completed.
-        How many formula units the cell holds need not be known. Equivalents that were not merged want their `sigma`:
-        without, they seem to differ.
+        the network is asked its atoms are placed in the space groups that the amplitudes allow, fitted to them and
+        completed. How many formula units the cell holds need not be known. Equivalents that were not merged want
+        their `sigma`: without, they seem to differ.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def solve_starts(
     formula: Mapping[int, int] | None = None,
 ) -> Starts:
     """All starts of one method; without a number, as many as suit it. The formula is `atoms_of` what the user gave."""
-    if formula is not None and method in WITH_FORMULA:
+    if formula is not None and method == "network":
         return placed_first(
             problem, formula, seed, time_limit, lambda left: solve_starts(problem, method, starts, seed, left)
         )
@@ -202,7 +202,7 @@ def solve_starts(
 
         return averaged(problem, rrr.solve_starts(problem, starts, seed, time_limit), method)
     if method == "hybrid":
-        return hybrid(problem, starts, rounds, seed, time_limit)
+        return hybrid(problem, starts, rounds, seed, time_limit, formula)
     return network_rounds(problem, starts, rounds, seed, time_limit)
 
 

@@ -6,6 +6,7 @@ otherwise. Its columns are fixed (3I4, 2F8, I4), but not all programs keep to th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from phaseray.diffraction.ambiguity import SpaceGroup, space_group
 
 Kind = Literal["F2", "F"]
-_CIF_WORDS = ("data_", "loop_", "_refln")
 _VALUES: tuple[tuple[Kind, str], ...] = (
     ("F2", "F_squared_meas"), ("F2", "intensity_meas"), ("F", "F_meas"), ("F", "F_meas_au"),
 )  # fmt: skip
@@ -25,6 +25,7 @@ _SIGMAS = {
     "F_squared_meas": "F_squared_sigma", "intensity_meas": "intensity_sigma", "F_meas": "F_sigma",
     "F_meas_au": "F_sigma_au",
 }  # fmt: skip
+_REFLECTION = re.compile(r"(?: *[-+]?\d+){3} *[-+]?[\d.]")  # how a list begins, of fixed columns or with blanks between
 _LEFT_OUT = ("x", "h", "l", "<")  # _refln_include_status: left out by the authors, or unobserved
 
 
@@ -71,9 +72,11 @@ class Merged:
     r_int: float | None
 
 
-_MOST_INDEX = 10_000  # a cell of 1000 Å to 0.1 Å; what is far above becomes a grid that no memory holds
+MOST_INDEX = 10_000
+"""Indices are below: a cell of 1000 Å to 0.1 Å. What is far above becomes a grid that no memory holds."""
+MOST_BYTES = 64 << 20
+"""Of a file of reflections, or one beside it: two million lines."""
 _MOST_VALUE = 1e30  # of what counts as measured: squares and weights stay finite
-_MOST_BYTES = 64 << 20  # two million lines
 
 
 def read_reflections(path: Path | str, kind: Kind = "F2") -> Reflections:
@@ -85,9 +88,9 @@ def read_reflections(path: Path | str, kind: Kind = "F2") -> Reflections:
         No reflection in it, or a line that cannot be read: which, and why. Or the file is over 64 MiB.
     """
     with Path(path).open("rb") as file:
-        content = file.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"{path}: over {_MOST_BYTES >> 20} MiB, which no list of reflections of one crystal needs")
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{path}: over {MOST_BYTES >> 20} MiB, which no list of reflections of one crystal needs")
     try:
         return parse(content.decode("utf-8", errors="replace"), kind)
     except ValueError as error:
@@ -97,7 +100,15 @@ def read_reflections(path: Path | str, kind: Kind = "F2") -> Reflections:
 def parse(text: str, kind: Kind = "F2") -> Reflections:
     """The text of such a file."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return parse_cif(text) if any(word in text for word in _CIF_WORDS) else parse_shelx(text, kind)
+    return parse_cif(text) if is_cif(text) else parse_shelx(text, kind)
+
+
+def is_cif(text: str) -> bool:
+    """Whether this is a CIF, not lines of SHELX.
+
+    How it begins decides: programs write items of a CIF below the list of an .hkl file.
+    """
+    return not _REFLECTION.match(text.lstrip()) and "data_" in text.lower()
 
 
 def parse_shelx(text: str, kind: Kind = "F2") -> Reflections:
@@ -116,7 +127,7 @@ def parse_shelx(text: str, kind: Kind = "F2") -> Reflections:
         if row[:3] == (0, 0, 0):
             break
         rows.append(row)
-    return _reflections(rows, kind)
+    return reflections_of(rows, kind)
 
 
 def parse_cif(text: str) -> Reflections:
@@ -212,7 +223,7 @@ def _by_columns(line: str) -> tuple[float, ...]:
 
 
 def _index(value: float) -> int:
-    if not (abs(value) < _MOST_INDEX and value == int(value)):  # nan is not below
+    if not (abs(value) < MOST_INDEX and value == int(value)):  # nan is not below
         raise ValueError(f"an index of {value:g}")
     return int(value)
 
@@ -236,10 +247,20 @@ def _loop(block: gemmi.cif.Block, name: str, kind: Kind) -> Reflections | None:
             continue
         sigma = gemmi.cif.as_number(row[4]) if row.has(4) else np.nan
         rows.append((*(_index(gemmi.cif.as_number(row[i])) for i in range(3)), value, sigma))
-    return _reflections(rows, kind) if rows else None
+    return reflections_of(rows, kind) if rows else None
 
 
-def _reflections(rows: list[tuple[float, ...]], kind: Kind) -> Reflections:
+def reflections_of(rows: list[tuple[float, ...]], kind: Kind) -> Reflections:
+    """Of rows h, k, l, value, σ (NaN where there is none).
+
+    A deviation that is not above zero becomes the smallest one that is. If none is, or one is missing or beyond
+    measure, the list has none.
+
+    Raises
+    ------
+    ValueError
+        No row, or a value that nobody measures.
+    """
     if not rows:
         raise ValueError("it holds no reflection")
     table = np.array(rows, np.float64)

@@ -7,8 +7,8 @@ import pytest
 import phaseray
 from phaseray.evaluation.solution_files import labels, write_cif, write_hkl, write_map, write_phases, write_res
 from phaseray.phasing.structure import Structure
-from phaseray.sources.experiment import parse_shelx_instructions
 from phaseray.sources.reflections import read_reflections
+from phaseray.sources.shelx import parse_shelx_instructions
 
 CELL = (6.1, 7.3, 8.2, 90.0, 104.0, 90.0)
 

@@ -7,7 +7,7 @@ import pytest
 
 from phaseray import Crystal
 from phaseray.diffraction.structure_factors import structure_factors
-from phaseray.sources.reflections import Reflections, merge, parse_cif, parse_shelx, read_reflections
+from phaseray.sources.reflections import Reflections, is_cif, merge, parse, parse_cif, parse_shelx, read_reflections
 
 FIXED = """\
    1   0   0  541.43    7.74   1
@@ -68,6 +68,19 @@ def test_an_hkl_file_inside_a_cif_is_found():
     lines = "\n".join(f"{h:4d}{0:4d}{1:4d}{10.0 * h:8.2f}{1.0:8.2f}" for h in range(1, 9))
     found = parse_cif(f"data_x\n_shelx_hkl_file\n;\n{lines}\n;\n")
     assert found.value.tolist() == [10.0 * h for h in range(1, 9)]
+
+
+@pytest.mark.parametrize("below", ["_refln_index_h", "loop_", "data_x\nloop_\n_refln_index_h\n_refln_F_meas\n1 2\n"])
+def test_items_of_a_cif_below_a_list_do_not_make_it_one(below: str, tmp_path):
+    for text in (FIXED, BLANKS + "0 0 0 0.00 0.00 0\n", "\n" + FIXED):
+        path = tmp_path / "a.hkl"
+        path.write_text(f"{text}{below}\n")
+        assert len(read_reflections(path)) == 2
+        assert read_reflections(path, "F").kind == "F"
+        assert not is_cif(path.read_text())
+    for start in ("# 1 0 0 1.0\n", "\n", "DATA_other\n"):
+        assert is_cif(start + LOOP)
+        assert parse(start + LOOP, "F").kind == "F2"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def solve(config: Config, path: Path, out: Path) -> dict[str, Any]:
     ValueError
         A file that cannot be read or phased; the message says why.
     """
+    from phaseray.phasing.structure import structure_of
     from phaseray.sources.experiment import read_experiment
     from phaseray.sources.reflections import merge
 
@@ -73,8 +75,11 @@ def solve(config: Config, path: Path, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
     problem, solution, chosen, maker = _phased(own, config.seed, experiment, merged)
     phased = time.perf_counter() - began
-    placed = _placed(problem, chosen, experiment)
-    structure = _structure(problem, placed, experiment)
+    placed, from_map = _placed(problem, chosen, experiment)
+    # a time limit makes results depend on the machine; without one the effort is counted
+    structure = structure_of(problem, placed, _contents(experiment), _FITTING if own.time_limit else None)
+    if from_map:
+        experiment = replace(experiment, origins={k: v for k, v in experiment.origins.items() if k != "space_group"})
     summary = _summary(config, path, out, experiment, merged, problem, solution, maker, placed, structure, phased)
     _write(config, path, out, experiment, problem, placed, structure, summary)
     return summary
@@ -87,7 +92,7 @@ def _phased(
     import torch
 
     from phaseray.phasing.problem import PhaseProblem
-    from phaseray.phasing.solve import WITH_FORMULA, atoms_of, judged, solve_starts
+    from phaseray.phasing.solve import WITH_FORMULA, judged, solve_starts
     from phaseray.sources.reflections import with_absences
 
     began = time.perf_counter()
@@ -105,9 +110,7 @@ def _phased(
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"solve.device={own.device} cannot be used: {str(error).splitlines()[0]}") from None
     method: Method = _method(own, problem.d_min)
-    formula = None
-    if experiment.formula is not None and method in WITH_FORMULA:
-        formula = atoms_of(experiment.formula)
+    formula = _contents(experiment) if method in WITH_FORMULA else None
     with torch.no_grad():
         found = solve_starts(problem, method, own.starts, seed, own.time_limit or None, formula)
         solution = judged(problem, found, method, began)
@@ -121,20 +124,30 @@ def _method(own: SolveConfig, d_min: float) -> Any:
     return "hybrid" if d_min <= FLIPPING else "network"
 
 
-def _placed(problem: PhaseProblem, phases: Any, experiment: Experiment) -> Placed:
+def _placed(problem: PhaseProblem, phases: Any, experiment: Experiment) -> tuple[Placed, bool]:
+    """The map about the origin of its space group, and whether that had to be found in the map."""
     from phaseray.phasing.setting import in_found_space_group, in_space_group, with_inversion_at_origin
 
-    if experiment.space_group is None:
-        return in_found_space_group(problem, phases)
-    return in_space_group(problem, phases, with_inversion_at_origin(experiment.space_group))
+    if experiment.space_group is not None:
+        try:
+            return in_space_group(problem, phases, with_inversion_at_origin(experiment.space_group)), False
+        except ValueError:
+            pass  # a cell that is off the metric of its group by more than measured cells are
+    return in_found_space_group(problem, phases), True
 
 
-def _structure(problem: PhaseProblem, placed: Placed, experiment: Experiment) -> Structure | None:
+def _contents(experiment: Experiment) -> dict[int, int] | None:
+    """Atomic number → number of atoms; None where no formula is known, or that of a file is none."""
     from phaseray.phasing.solve import atoms_of
-    from phaseray.phasing.structure import structure_of
 
-    formula = None if experiment.formula is None else atoms_of(experiment.formula)
-    return structure_of(problem, placed, formula, _FITTING)
+    if experiment.formula is None:
+        return None
+    try:
+        return atoms_of(experiment.formula)
+    except ValueError:
+        if experiment.origins.get("formula") == "given":
+            raise
+        return None
 
 
 # -- what is said of it --------------------------------------------------------------------
@@ -310,7 +323,6 @@ def _write_atoms(
 ) -> list[str]:
     """What a refinement begins with; the names of the files."""
     from phaseray.evaluation import solution_files as files
-    from phaseray.phasing.solve import atoms_of
 
     measured, cell, group = experiment.reflections, experiment.cell, placed.space_group
     scale = files.write_hkl(out / "solved.hkl", measured.hkl, measured.value, measured.sigma)
@@ -321,7 +333,7 @@ def _write_atoms(
         cell,
         group,
         structure,
-        formula=None if experiment.formula is None else atoms_of(experiment.formula),
+        formula=_contents(experiment),
         wavelength=experiment.wavelength,
         hklf=4 if squared else 3,
         scale=structure.scale * (scale**0.5 if squared else scale),

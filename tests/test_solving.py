@@ -117,6 +117,31 @@ def test_a_map_that_is_wrong_is_not_called_right(tmp_path):
     assert any("--formula" in line for line in summary["advice"])
 
 
+def test_neutrons_are_not_called_solved(tmp_path, quartz):
+    path, out = written(tmp_path, quartz, instructions=False), tmp_path / "out"
+    a, b, c, alpha, beta, gamma = quartz.cell
+    (tmp_path / "data.cif").write_text(
+        f"data_x\n_cell_length_a {a}\n_cell_length_b {b}\n_cell_length_c {c}\n_cell_angle_alpha {alpha}\n"
+        f"_cell_angle_beta {beta}\n_cell_angle_gamma {gamma}\n_symmetry_space_group_name_H-M 'P 31 2 1'\n"
+        "_chemical_formula_sum 'O2 Si'\n_diffrn_radiation_probe neutron\n"
+    )
+    assert run(["solve", str(path), "-o", str(out), "--time-limit", "0"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["radiation"], summary["verdict"]) == ("neutron", "uncertain")
+    assert "neutron data" in summary["advice"][0]
+
+
+def test_a_formula_of_a_file_that_is_none_is_left_out(tmp_path, quartz, capsys):
+    path, out = written(tmp_path, quartz), tmp_path / "out"
+    instructions = (tmp_path / "data.ins").read_text()
+    (tmp_path / "data.ins").write_text(instructions.replace("SFAC O Si", "SFAC O Qq"))
+    assert run(["solve", str(path), "-o", str(out), "--time-limit", "0"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["verdict"], summary["units"]) == ("solved", None)
+    assert run(["solve", str(path), "-o", str(out), "--formula", "O2Qq"]) == 1
+    assert "Qq" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

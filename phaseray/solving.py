@@ -388,7 +388,7 @@ def facts_in_words(s: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 _WAYS = {
     "network": "the network", "charge_flipping": "charge flipping", "rrr": "a difference map", "zero": "zero phases",
-    "atoms": "atoms in such a map, fitted to the amplitudes", "formula": "the atoms of the formula, placed",
+    "atoms": "atoms found in a map, fitted to the amplitudes", "formula": "the atoms of the formula, placed",
     "guesses": "guessed atoms, completed",
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 _TEMPLATE = Path(__file__).with_name("solution.html")
 _MOST_ATOMS = 60  # of the table
 _BONDED = 0.4  # Å
+_HEAVY, _UNKNOWN = 2.5, (1.35, 0.75)  # times the median; Å of such atoms, and of the others
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 
@@ -115,18 +116,18 @@ def atoms_figure(
     """The atoms of the asymmetric unit, seen so that they spread most, with lines between those that are bonded.
 
     Bonded: nearer than the sum of the covalent radii and 0.4 Å (Cambridge Structural Database); where the element is
-    not known, that of an element with as many electrons.
+    not known, that of carbon, or of a metal if it has far more electrons than most.
 
     Parameters
     ----------
     positions, numbers, electrons : (n, 3) fractional, (n,), (n,)
     """
     x = np.asarray(positions, np.float64) @ orthogonalization_matrix(cell).T
-    z = np.where(np.asarray(numbers) > 0, np.asarray(numbers), np.clip(np.rint(np.asarray(electrons)), 3, 95)).astype(
-        int
-    )
     flat = (x - x.mean(0)) @ np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:2].T
-    radii = np.array([gemmi.Element(int(n)).covalent_r for n in z])
+    known = np.array([gemmi.Element(int(n)).covalent_r for n in np.asarray(numbers)])
+    strength = np.asarray(electrons, np.float64)
+    guessed = np.where(strength > _HEAVY * np.median(strength), *_UNKNOWN)
+    radii = np.where(np.asarray(numbers) > 0, known, guessed)
     apart = np.linalg.norm(x[:, None] - x, axis=-1)
     bonded = np.argwhere(np.triu(apart < radii[:, None] + radii + _BONDED, 1))
     width, height = np.ptp(flat, axis=0) + 3.0
